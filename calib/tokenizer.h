@@ -1,0 +1,28 @@
+// Text to token ids and back, over a vocabulary that it is handed.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "lib/result.h"
+#include "lib/vocabulary.h"
+
+namespace pennyweight {
+
+class Tokenizer {
+ public:
+  // Keeps a reference to `vocabulary`. Errors: kTokenizer when its kind cannot be run.
+  static Result<std::unique_ptr<Tokenizer>> Create(const Vocabulary& vocabulary);
+  virtual ~Tokenizer() = default;
+
+  // Ids of a text, without BOS or EOS; special tokens in the text are not recognised.
+  virtual std::vector<int32_t> Encode(std::string_view text) const = 0;
+  // Text of ids; control tokens print nothing; the space that the vocabulary puts in front of a
+  // text is taken away. Bytes that are not UTF-8 are passed on as they are.
+  virtual std::string Decode(const std::vector<int32_t>& ids) const = 0;
+};
+
+}  // namespace pennyweight

@@ -1,0 +1,25 @@
+// Opens what a user named. One function per container; each checks every rule of its format before
+// it returns, and reads no tensor data.
+#pragma once
+
+#include <string>
+
+#include "lib/model.h"
+#include "lib/result.h"
+
+namespace pennyweight {
+
+// A bare .safetensors file: tensors, no configuration.
+Result<Model> OpenSafetensors(const std::string& path);
+
+// A folder as the Hugging Face hub lays it out: config.json, model.safetensors or its shards with
+// index, tokenizer files. Tensors of compressed-tensors checkpoints are listed as one tensor with
+// an integer encoding. A config or tokenizer that cannot be used is kept as config_error /
+// vocabulary_error: commands that do not need it go on.
+Result<Model> OpenHuggingFace(const std::string& directory);
+
+// A GGUF v2 or v3 file. Tensors of known families are listed under Hugging Face's names, in its row
+// order; configuration and vocabulary come from the metadata.
+Result<Model> OpenGguf(const std::string& path);
+
+}  // namespace pennyweight

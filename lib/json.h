@@ -1,0 +1,74 @@
+// JSON, behind one file: strict reading of untrusted text (duplicate keys, depth, numbers), a small
+// document tree, and an ordered writer. nlohmann-json is included in json.cc only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "lib/result.h"
+
+namespace pennyweight {
+
+// A parsed value. Objects keep the order of the text.
+class Json {
+ public:
+  enum class Kind : uint8_t { kNull, kBool, kUnsigned, kInteger, kDouble, kString, kArray, kObject };
+  using Member = std::pair<std::string, Json>;
+
+  // Errors: kInvalidHeader with the byte offset (syntax, invalid UTF-8, lone surrogates),
+  // kDuplicateKey (also when spelled with escapes), kLimit (depth beyond limits::kJsonDepth).
+  static Result<Json> Parse(std::string_view text);
+  static Result<Json> ParseFile(const std::string& path);  // at most limits::kJsonFileBytes
+
+  Json() = default;
+  Kind kind() const { return kind_; }
+  bool is_null() const { return kind_ == Kind::kNull; }
+  bool is_object() const { return kind_ == Kind::kObject; }
+  bool is_array() const { return kind_ == Kind::kArray; }
+  bool is_string() const { return kind_ == Kind::kString; }
+
+  // nullptr when not an object or no such key. O(members); index large objects yourself.
+  const Json* Find(std::string_view key) const;
+  const std::vector<Member>& members() const { return *object_; }  // kObject
+  const std::vector<Json>& items() const { return *array_; }       // kArray
+  const std::string& str() const { return string_; }               // kString
+
+  // nullopt when the value is of another kind. Integers: exact, 1.0 is not one.
+  std::optional<bool> AsBool() const;
+  std::optional<uint64_t> AsUnsigned() const;
+  std::optional<int64_t> AsInteger() const;
+  std::optional<double> AsDouble() const;  // any number
+  std::optional<std::string> AsString() const;
+
+  // Compact text of this value again, as ordered.
+  std::string Dump(int indent = -1) const;
+
+  // Building, for the files this program writes.
+  static Json Object();
+  static Json Array();
+  static Json String(std::string value);
+  static Json Bool(bool value);
+  static Json Integer(int64_t value);
+  static Json Unsigned(uint64_t value);
+  static Json Double(double value);  // non-finite becomes null
+  Json& Set(std::string key, Json value);  // kObject: replaces or appends; returns *this
+  Json& Push(Json value);                  // kArray
+
+ private:
+  friend class JsonBuilder;
+  Kind kind_ = Kind::kNull;
+  bool bool_ = false;
+  uint64_t unsigned_ = 0;
+  int64_t integer_ = 0;
+  double double_ = 0;
+  std::string string_;
+  std::shared_ptr<std::vector<Member>> object_;
+  std::shared_ptr<std::vector<Json>> array_;
+};
+
+}  // namespace pennyweight

@@ -1,0 +1,26 @@
+// Caps on what an untrusted file may make this program do. One place, so that they can be judged
+// together; each is far above any real model.
+#pragma once
+
+#include <cstdint>
+
+namespace pennyweight::limits {
+
+inline constexpr uint64_t kSafetensorsHeaderBytes = 100'000'000;  // the format's own rule, inclusive
+inline constexpr uint64_t kJsonFileBytes = 512ull << 20;          // config, index, tokenizer
+inline constexpr int kJsonDepth = 64;
+inline constexpr int kTensorRank = 16;
+inline constexpr uint64_t kTensors = 1u << 20;
+inline constexpr uint64_t kShards = 1u << 16;
+inline constexpr uint64_t kTensorNameBytes = 1024;
+inline constexpr uint64_t kGgufKeys = 1u << 20;
+inline constexpr uint64_t kGgufKeyBytes = 1u << 16;
+inline constexpr uint64_t kGgufStringBytes = 64u << 20;
+inline constexpr uint64_t kGgufAlignment = 1u << 20;
+inline constexpr uint64_t kVocabulary = 1u << 24;    // tokens
+inline constexpr uint64_t kTokenBytes = 1u << 16;    // one token's text
+inline constexpr uint64_t kTextBytes = 1ull << 32;   // calibration and evaluation texts
+inline constexpr int64_t kLayers = 4096;
+inline constexpr int64_t kDimension = 1 << 24;       // hidden size, heads, rows of a matrix
+
+}  // namespace pennyweight::limits

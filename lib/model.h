@@ -1,0 +1,29 @@
+// A model as every command takes it: tensors, configuration, vocabulary, and the folder's other
+// files. cmd/ opens one from whatever the user named; formats/ fills the parts.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/arch/family.h"
+#include "lib/error.h"
+#include "lib/model_config.h"
+#include "lib/tensor_source.h"
+#include "lib/vocabulary.h"
+
+namespace pennyweight {
+
+struct Model {
+  std::string path;                       // as the user named it
+  std::string directory;                  // of a Hugging Face model, else empty
+  std::unique_ptr<TensorSource> source;
+  std::optional<ModelConfig> config;      // none: bare tensors
+  std::optional<Error> config_error;      // why there is no config, where one was expected
+  std::optional<Vocabulary> vocabulary;
+  std::optional<Error> vocabulary_error;
+  const Family* family = nullptr;         // nullptr: unknown, or no config
+};
+
+}  // namespace pennyweight

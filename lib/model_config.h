@@ -1,0 +1,41 @@
+// What has to be known of a model to run it, from config.json or from GGUF metadata.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "lib/dtype.h"
+
+namespace pennyweight {
+
+struct RopeScaling {
+  enum class Kind : uint8_t { kNone, kLinear, kLlama3 };
+  Kind kind = Kind::kNone;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;                // llama3
+  double high_freq_factor = 4.0;               // llama3
+  int64_t original_context_length = 8192;      // llama3
+};
+
+struct ModelConfig {
+  std::string family;        // row of lib/arch: "llama"; empty when the family is not known
+  std::string architecture;  // as the model says: "LlamaForCausalLM", or GGUF's "llama"
+  std::string name;          // for people: folder name or general.name
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t layers = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t vocab_size = 0;
+  int64_t context_length = 0;
+  double rms_norm_eps = 0;
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  bool tie_embeddings = false;  // no head tensor: the embedding serves as one
+  DType dtype = DType::kF32;    // what the weights are in, by the model's own word
+  std::optional<int64_t> bos_id, eos_id;
+};
+
+}  // namespace pennyweight

@@ -1,0 +1,77 @@
+// The result structs of quantize and compare, and their exporters. Keys and meanings are API.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/arch/family.h"
+#include "lib/tensor.h"
+
+namespace pennyweight {
+
+// One row of tensors[]. An empty optional is null in JSON and empty in CSV: it does not apply.
+// All errors are those of the decoded bytes that were handed to the sink.
+struct TensorReport {
+  std::string name;         // Hugging Face's
+  std::string output_name;  // in the output file
+  std::optional<int64_t> layer;
+  Role role = Role::kOther;
+  std::optional<int64_t> expert;
+  Shape shape;
+  std::string from;  // encodings
+  std::string to;
+  uint64_t bytes_in = 0;
+  uint64_t bytes = 0;
+  double bits_per_weight = 0;
+  std::string method;                   // minmax, rtn, gptq; "copy" or "cast" when left alone
+  std::optional<std::string> fallback;  // why it is not what was asked for
+  std::optional<double> weight_rel_mse;  // |W - W'|^2 / |W|^2
+  std::optional<double> sqnr_db;         // -10 log10 of it
+  std::optional<double> max_abs_error;
+  std::optional<double> cosine;
+  // When calibrated: on `tokens` rows of the linear's own input.
+  std::optional<int64_t> tokens;
+  std::optional<double> output_rel_error;          // tr(dW H dW^T) / tr(W H W^T)
+  std::optional<double> output_rel_error_heldout;  // the same on tokens that nothing was fitted to
+  std::optional<double> output_rel_error_rtn;      // held out: what rtn would have given
+  std::optional<double> output_rel_error_minmax;   // held out: what minmax would have given
+  std::optional<double> damp;                      // added to the Hessian's diagonal, of its mean
+  std::optional<double> seconds;
+};
+
+// One row of layers[]: the decoder layer's output on held-out tokens, quantized stream against
+// original stream.
+struct LayerReport {
+  int64_t layer = 0;
+  std::optional<double> hidden_rel_error;
+  std::optional<double> hidden_cosine;
+  std::optional<double> hidden_rel_error_rtn;
+  uint64_t bytes = 0;
+  double bits_per_weight = 0;
+  std::optional<std::string> worst_tensor;
+};
+
+struct ReportTotals {
+  uint64_t bytes_in = 0;
+  uint64_t bytes_out = 0;
+  double bits_per_weight = 0;
+  double seconds = 0;
+  uint64_t peak_rss_bytes = 0;
+  std::optional<double> weight_rel_mse;    // over all weights: sum of errors / sum of squares
+  std::optional<double> output_rel_error;  // over all calibrated linears, likewise
+};
+
+struct Report {
+  ReportTotals totals;
+  std::vector<LayerReport> layers;
+  std::vector<TensorReport> tensors;
+};
+
+// The `result` object of --json: {"totals", "layers", "tensors"}; two-space indents.
+std::string ReportToJson(const Report& report);
+// tensors[] as CSV (RFC 4180), header line first; layers[] follow after an empty line.
+std::string ReportToCsv(const Report& report);
+
+}  // namespace pennyweight

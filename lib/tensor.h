@@ -1,0 +1,54 @@
+// Tensors as they are listed before a byte of them is read, and encoded tiles of their rows.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "lib/encoding.h"
+#include "lib/result.h"
+
+namespace pennyweight {
+
+using Shape = std::vector<int64_t>;  // outermost first, as PyTorch prints it
+
+// Elements of a shape; nullopt on a negative dimension or when it does not fit int64.
+std::optional<int64_t> ElementCount(const Shape& shape);
+// "[4096, 11008]"
+std::string ShapeToString(const Shape& shape);
+
+// What a source says of one tensor.
+struct TensorInfo {
+  std::string name;         // Hugging Face's name where the family is known, else as stored
+  std::string stored_name;  // in the file
+  Encoding encoding;
+  Shape shape;              // of the values, in canonical (Hugging Face) order
+  uint64_t bytes = 0;       // all stored parts
+  std::string file;         // path of the file that holds it
+  uint64_t offset = 0;      // bytes from the start of that file (of the codes, if in parts)
+
+  // A tensor is read as a matrix: the last dimension is a row, all others are rows.
+  int64_t cols() const { return shape.empty() ? 1 : shape.back(); }
+  int64_t rows() const {
+    int64_t r = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) r *= shape[i];
+    return r;
+  }
+  int64_t elements() const { return rows() * cols(); }
+};
+
+// Some rows of a tensor in encoded form. kPlain and kBlock use `data`; kInteger the other three.
+struct EncodedTensor {
+  Encoding encoding;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  std::vector<uint8_t> data;    // [rows, RowBytes(cols)]
+  std::vector<int8_t> codes;    // [rows, cols], signed codes
+  std::vector<uint8_t> scales;  // [rows, groups] of integer.scale_dtype, as stored
+  std::vector<int8_t> zeros;    // [rows, groups], signed; empty when symmetric
+
+  // Sized for `rows` x `cols` of `encoding`, zero-filled. Precondition: cols fits the encoding.
+  static EncodedTensor Allocate(const Encoding& encoding, int64_t rows, int64_t cols);
+};
+
+}  // namespace pennyweight

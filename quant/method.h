@@ -1,0 +1,37 @@
+// Methods: how the code of each weight is chosen. Each works on some rows of one matrix in memory;
+// rows are independent, so callers may split a matrix into any row blocks without changing a bit.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "lib/context.h"
+#include "lib/encoding.h"
+#include "lib/result.h"
+#include "lib/tensor.h"
+#include "quant/grid.h"
+
+namespace pennyweight {
+
+// w[rows, cols] to the nearest codes under scales found by `search`; `importance` per column, or
+// empty. Plain dtypes are cast. minmax is kMinMax without importance; rtn is kSearch.
+// Errors: kNonFinite, naming row and column, when a weight is NaN or infinite.
+Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
+                   int64_t cols, std::span<const float> importance, ScaleSearch search,
+                   EncodedTensor* out);
+
+// The factor of a damped Hessian, shared by all linears that read the same input.
+struct HessianFactor {
+  int64_t k = 0;
+  const float* r = nullptr;          // [k, k] upper triangular, H + damp = R R^T
+  std::span<const float> importance; // [k] diagonal of H before damping: E[x_k^2] up to a factor
+};
+
+// GPTQ in its one-factorisation form: codes from left to right, each column's rounding error fed to
+// the columns after it through R; scales of a block are fitted on the updated weights.
+// Frantar et al. 2022 (arXiv 2210.17323); the equivalent form is QuIP's LDLQ (arXiv 2307.13304).
+// Errors: as QuantizeRtn. Precondition: MakeGrid(encoding, cols) exists and factor.k == cols.
+Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
+                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out);
+
+}  // namespace pennyweight
