@@ -1,0 +1,107 @@
+#include "lib/written_ranges.h"
+
+#include <algorithm>
+#include <string>
+
+namespace pennyweight {
+namespace {
+
+// Bytes read back at a time: many small writes share one read, large ones are hashed piecewise.
+constexpr uint64_t kWindowBytes = 1u << 20;
+
+}  // namespace
+
+void WrittenRanges::Record(uint64_t offset, const void* data, uint64_t bytes) {
+  if (bytes == 0) return;
+  const Range range{offset, bytes, HashBytes(data, bytes)};
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!ranges_.empty() && offset < ranges_.back().offset) sorted_ = false;
+  ranges_.push_back(range);
+}
+
+const std::vector<WrittenRanges::Range>& WrittenRanges::Sorted() const {
+  if (!sorted_) {
+    std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) {
+      return a.offset != b.offset ? a.offset < b.offset : a.bytes < b.bytes;
+    });
+    sorted_ = true;
+  }
+  return ranges_;
+}
+
+Status WrittenRanges::Covered(uint64_t begin, uint64_t end) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto& ranges = Sorted();
+  auto it = std::lower_bound(ranges.begin(), ranges.end(), begin,
+                             [](const Range& r, uint64_t at) { return r.offset < at; });
+  // A write that began earlier may reach into the range.
+  if (it != ranges.begin() && begin < end) {
+    const Range& before = *(it - 1);
+    if (before.offset + before.bytes > begin) {
+      return Error(ErrorCode::kVerifyFailed, "a write reaches over a tensor's border").At(begin);
+    }
+  }
+  uint64_t at = begin;
+  for (; it != ranges.end() && it->offset < end; ++it) {
+    if (it->offset < at) {
+      return Error(ErrorCode::kVerifyFailed, "bytes were written twice").At(it->offset);
+    }
+    if (it->offset > at) break;
+    at += it->bytes;
+  }
+  if (at < end) {
+    return Error(ErrorCode::kVerifyFailed, "bytes were never written").At(at);
+  }
+  if (at > end) {
+    return Error(ErrorCode::kVerifyFailed, "a write reaches over a tensor's border").At(end);
+  }
+  return OkStatus();
+}
+
+Status WrittenRanges::Verify(const RangeReader& read) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto& ranges = Sorted();
+  std::vector<uint8_t> window(kWindowBytes);
+  uint64_t window_begin = 0;
+  uint64_t window_bytes = 0;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    const Range& range = ranges[i];
+    Hasher hasher;
+    uint64_t at = range.offset;
+    const uint64_t end = range.offset + range.bytes;
+    while (at < end) {
+      if (at < window_begin || at >= window_begin + window_bytes) {
+        // Reads on through the ranges that follow without a gap, and never past them: what lies
+        // behind the last write need not exist.
+        uint64_t stop = end;
+        for (size_t j = i + 1; j < ranges.size() && stop - at < kWindowBytes; ++j) {
+          if (ranges[j].offset > stop) break;
+          stop = std::max(stop, ranges[j].offset + ranges[j].bytes);
+        }
+        window_begin = at;
+        window_bytes = std::min(kWindowBytes, stop - at);
+        PW_TRY(read(window_begin, window.data(), window_bytes));
+      }
+      const uint64_t n = std::min(end, window_begin + window_bytes) - at;
+      hasher.Update(window.data() + (at - window_begin), n);
+      at += n;
+    }
+    if (hasher.Digest() != range.hash) {
+      return Error(ErrorCode::kVerifyFailed,
+                   "what was read back differs from what was written, within " +
+                       std::to_string(range.bytes) + " bytes")
+          .Hint("write to another disk: this one does not keep what it is given")
+          .At(range.offset);
+    }
+  }
+  return OkStatus();
+}
+
+Status WrittenRanges::VerifyFile(const ReadFile& file) const {
+  Status status = Verify(
+      [&](uint64_t offset, void* to, uint64_t bytes) { return file.ReadAt(offset, to, bytes); });
+  if (status.ok()) return status;
+  return std::move(status).TakeError().InFile(file.path());
+}
+
+}  // namespace pennyweight

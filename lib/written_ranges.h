@@ -1,0 +1,50 @@
+// What was written into a file: the place and the XXH3-128 of every write. Before a file is renamed
+// into place its sink reads it back and compares, so that what is claimed of the bytes in memory is
+// true of the bytes on the disk.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "lib/file.h"
+#include "lib/hash.h"
+#include "lib/result.h"
+
+namespace pennyweight {
+
+// Reads exactly `bytes` bytes at `offset` of the file that is checked.
+using RangeReader = std::function<Status(uint64_t offset, void* to, uint64_t bytes)>;
+
+// Offsets are bytes from the start of one file. About 32 bytes are kept per write.
+class WrittenRanges {
+ public:
+  // Remembers one finished write, hashed outside the lock. Thread-safe.
+  void Record(uint64_t offset, const void* data, uint64_t bytes);
+
+  // Whether every byte of [begin, end) was written exactly once by writes that lie inside it.
+  // Errors: kVerifyFailed with the first offset that is missing or written twice.
+  Status Covered(uint64_t begin, uint64_t end) const;
+
+  // Reads every range back and compares hashes. Errors: kVerifyFailed with the offset of a range
+  // that differs, and those of `read`.
+  Status Verify(const RangeReader& read) const;
+  // The same on a file opened anew; the error names it.
+  Status VerifyFile(const ReadFile& file) const;
+
+ private:
+  struct Range {
+    uint64_t offset;
+    uint64_t bytes;
+    Hash128 hash;
+  };
+  // Sorts what came since the last call. Precondition: mutex_ is held.
+  const std::vector<Range>& Sorted() const;
+
+  mutable std::mutex mutex_;
+  mutable std::vector<Range> ranges_;
+  mutable bool sorted_ = true;
+};
+
+}  // namespace pennyweight

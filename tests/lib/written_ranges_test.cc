@@ -1,0 +1,119 @@
+#include "lib/written_ranges.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace pennyweight {
+namespace {
+
+std::vector<uint8_t> RandomBytes(size_t n, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::vector<uint8_t> bytes(n);
+  for (auto& b : bytes) b = static_cast<uint8_t>(rng());
+  return bytes;
+}
+
+RangeReader ReaderOf(const std::vector<uint8_t>& bytes) {
+  return [&bytes](uint64_t offset, void* to, uint64_t n) -> Status {
+    if (offset + n > bytes.size()) return Error(ErrorCode::kTruncated, "short");
+    std::memcpy(to, bytes.data() + offset, n);
+    return OkStatus();
+  };
+}
+
+TEST_CASE("ranges in any order are read back, and any single bit is noticed") {
+  // Larger than the read window, so that ranges are split, shared and straddled.
+  auto file = RandomBytes((3u << 20) + 12345, 1);
+  WrittenRanges ranges;
+  const std::vector<uint64_t> cuts = {0,         7,          8, 4096, 1u << 20, (1u << 20) + 1,
+                                      2'900'000, file.size()};
+  for (size_t i = cuts.size() - 1; i > 0; --i) {
+    ranges.Record(cuts[i - 1], file.data() + cuts[i - 1], cuts[i] - cuts[i - 1]);
+  }
+  CHECK(ranges.Covered(0, file.size()).ok());
+  CHECK(ranges.Covered(8, 1u << 20).ok());
+  CHECK(ranges.Verify(ReaderOf(file)).ok());
+  for (const size_t at : {size_t{0}, size_t{7}, size_t{5000}, size_t{1} << 20, file.size() - 1}) {
+    file[at] ^= 16;
+    const Status status = ranges.Verify(ReaderOf(file));
+    REQUIRE(!status.ok());
+    CHECK(status.error().code == ErrorCode::kVerifyFailed);
+    uint64_t begin = 0;
+    for (const uint64_t cut : cuts) {
+      if (cut <= at) begin = cut;
+    }
+    CHECK(status.error().offset == static_cast<int64_t>(begin));
+    file[at] ^= 16;
+  }
+  CHECK(ranges.Verify(ReaderOf(file)).ok());
+  file.pop_back();
+  const Status shorter = ranges.Verify(ReaderOf(file));
+  REQUIRE(!shorter.ok());
+  CHECK(shorter.error().code == ErrorCode::kTruncated);
+}
+
+TEST_CASE("a gap, an overlap and a crossed border are errors") {
+  const auto bytes = RandomBytes(100, 2);
+  const auto covered = [&](std::vector<std::pair<uint64_t, uint64_t>> writes, uint64_t begin,
+                           uint64_t end) {
+    WrittenRanges ranges;
+    for (const auto& [offset, n] : writes) ranges.Record(offset, bytes.data() + offset, n);
+    const Status status = ranges.Covered(begin, end);
+    return status.ok() ? int64_t{-1} : status.error().offset;
+  };
+  CHECK(covered({{10, 5}, {15, 5}}, 10, 20) == -1);
+  CHECK(covered({{15, 5}, {10, 5}, {20, 9}}, 10, 20) == -1);
+  CHECK(covered({}, 10, 10) == -1);
+  CHECK(covered({}, 10, 20) == 10);
+  CHECK(covered({{10, 5}, {16, 4}}, 10, 20) == 15);
+  CHECK(covered({{10, 5}, {15, 4}}, 10, 20) == 19);
+  CHECK(covered({{11, 9}}, 10, 20) == 10);
+  CHECK(covered({{10, 10}, {10, 10}}, 10, 20) == 10);
+  CHECK(covered({{10, 10}, {15, 5}}, 10, 20) == 15);
+  CHECK(covered({{5, 10}, {15, 5}}, 10, 20) == 10);
+  CHECK(covered({{10, 5}, {15, 7}}, 10, 20) == 20);
+}
+
+TEST_CASE("the file's name is in the error") {
+  const auto bytes = RandomBytes(64, 3);
+  const std::string path = "written_ranges_test.bin";
+  auto file = AtomicFile::Create(path, bytes.size(), true);
+  REQUIRE(file.ok());
+  WrittenRanges ranges;
+  REQUIRE((*file)->WriteAt(0, bytes.data(), 64).ok());
+  ranges.Record(0, bytes.data(), 64);
+  {
+    auto reopened = ReadFile::Open((*file)->temp_path());
+    REQUIRE(reopened.ok());
+    CHECK(ranges.VerifyFile(*reopened).ok());
+  }
+  const uint8_t other = static_cast<uint8_t>(~bytes[20]);
+  REQUIRE((*file)->WriteAt(20, &other, 1).ok());
+  auto reopened = ReadFile::Open((*file)->temp_path());
+  REQUIRE(reopened.ok());
+  const Status status = ranges.VerifyFile(*reopened);
+  REQUIRE(!status.ok());
+  CHECK(status.error().code == ErrorCode::kVerifyFailed);
+  CHECK(status.error().file == (*file)->temp_path());
+}
+
+TEST_CASE("writes from many threads are all kept") {
+  const auto bytes = RandomBytes(4096, 4);
+  WrittenRanges ranges;
+  std::vector<std::thread> threads;
+  for (size_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (size_t i = t; i < 512; i += 4) ranges.Record(i * 8, bytes.data() + i * 8, 8);
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  CHECK(ranges.Covered(0, 4096).ok());
+  CHECK(ranges.Verify(ReaderOf(bytes)).ok());
+}
+
+}  // namespace
+}  // namespace pennyweight
