@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "lib/result.h"
@@ -17,26 +18,36 @@ namespace pennyweight {
 // A parsed value. Objects keep the order of the text.
 class Json {
  public:
-  enum class Kind : uint8_t { kNull, kBool, kUnsigned, kInteger, kDouble, kString, kArray, kObject };
+  enum class Kind : uint8_t {
+    kNull,
+    kBool,
+    kUnsigned,
+    kInteger,
+    kDouble,
+    kString,
+    kArray,
+    kObject
+  };
   using Member = std::pair<std::string, Json>;
 
   // Errors: kInvalidHeader with the byte offset (syntax, invalid UTF-8, lone surrogates),
-  // kDuplicateKey (also when spelled with escapes), kLimit (depth beyond limits::kJsonDepth).
+  // kDuplicateKey (also when spelled with escapes), kLimit (depth beyond limits::kJsonDepth, or
+  // more than limits::kJsonValues values).
   static Result<Json> Parse(std::string_view text);
   static Result<Json> ParseFile(const std::string& path);  // at most limits::kJsonFileBytes
 
   Json() = default;
-  Kind kind() const { return kind_; }
-  bool is_null() const { return kind_ == Kind::kNull; }
-  bool is_object() const { return kind_ == Kind::kObject; }
-  bool is_array() const { return kind_ == Kind::kArray; }
-  bool is_string() const { return kind_ == Kind::kString; }
+  Kind kind() const { return static_cast<Kind>(value_.index()); }
+  bool is_null() const { return kind() == Kind::kNull; }
+  bool is_object() const { return kind() == Kind::kObject; }
+  bool is_array() const { return kind() == Kind::kArray; }
+  bool is_string() const { return kind() == Kind::kString; }
 
   // nullptr when not an object or no such key. O(members); index large objects yourself.
   const Json* Find(std::string_view key) const;
-  const std::vector<Member>& members() const { return *object_; }  // kObject
-  const std::vector<Json>& items() const { return *array_; }       // kArray
-  const std::string& str() const { return string_; }               // kString
+  const std::vector<Member>& members() const { return **std::get_if<Members>(&value_); }  // kObject
+  const std::vector<Json>& items() const { return **std::get_if<Items>(&value_); }        // kArray
+  const std::string& str() const { return *std::get_if<std::string>(&value_); }           // kString
 
   // nullopt when the value is of another kind. Integers: exact, 1.0 is not one.
   std::optional<bool> AsBool() const;
@@ -55,20 +66,17 @@ class Json {
   static Json Bool(bool value);
   static Json Integer(int64_t value);
   static Json Unsigned(uint64_t value);
-  static Json Double(double value);  // non-finite becomes null
+  static Json Double(double value);        // non-finite becomes null
   Json& Set(std::string key, Json value);  // kObject: replaces or appends; returns *this
   Json& Push(Json value);                  // kArray
 
  private:
   friend class JsonBuilder;
-  Kind kind_ = Kind::kNull;
-  bool bool_ = false;
-  uint64_t unsigned_ = 0;
-  int64_t integer_ = 0;
-  double double_ = 0;
-  std::string string_;
-  std::shared_ptr<std::vector<Member>> object_;
-  std::shared_ptr<std::vector<Json>> array_;
+  using Members = std::shared_ptr<std::vector<Member>>;
+  using Items = std::shared_ptr<std::vector<Json>>;
+  // One alternative per Kind, in its order: a value costs 40 bytes, so that a file of tiny values
+  // cannot make a document many times its own size. Copies share members and items until changed.
+  std::variant<std::monostate, bool, uint64_t, int64_t, double, std::string, Items, Members> value_;
 };
 
 }  // namespace pennyweight

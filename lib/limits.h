@@ -9,6 +9,7 @@ namespace pennyweight::limits {
 inline constexpr uint64_t kSafetensorsHeaderBytes = 100'000'000;  // the format's own rule, inclusive
 inline constexpr uint64_t kJsonFileBytes = 512ull << 20;          // config, index, tokenizer
 inline constexpr int kJsonDepth = 64;
+inline constexpr uint64_t kJsonValues = 1u << 25;                 // in one document
 inline constexpr int kTensorRank = 16;
 inline constexpr uint64_t kTensors = 1u << 20;
 inline constexpr uint64_t kShards = 1u << 16;
@@ -17,6 +18,8 @@ inline constexpr uint64_t kGgufKeys = 1u << 20;
 inline constexpr uint64_t kGgufKeyBytes = 1u << 16;
 inline constexpr uint64_t kGgufStringBytes = 64u << 20;
 inline constexpr uint64_t kGgufAlignment = 1u << 20;
+inline constexpr uint64_t kGgufHeaderBytes = 1u << 30;   // metadata and tensor list together
+inline constexpr uint64_t kGgufSplits = 1u << 12;         // files of one model
 inline constexpr uint64_t kVocabulary = 1u << 24;    // tokens
 inline constexpr uint64_t kTokenBytes = 1u << 16;    // one token's text
 inline constexpr uint64_t kTextBytes = 1ull << 32;   // calibration and evaluation texts
