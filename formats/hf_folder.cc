@@ -1,0 +1,53 @@
+#include "formats/hf_folder.h"
+
+#include <utility>
+
+#include "formats/readers.h"
+#include "lib/limits.h"
+
+namespace pennyweight {
+
+Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options, uint64_t shard_bytes,
+                                                   const std::vector<TensorPart>& parts) {
+  PW_TRY(CheckOutputPath(options));
+  std::unique_ptr<HfFolder> folder(new HfFolder());
+  folder->model_ = options.model;
+  PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
+  PW_ASSIGN(folder->shards_, ShardWriter::InDirectory(folder->directory_->temp_path(), shard_bytes,
+                                                      parts, options.provenance));
+  return folder;
+}
+
+Status HfFolder::AddFile(const std::string& name, const std::string& contents) {
+  PW_TRY(directory_->WriteFile(name, contents));
+  const std::string path = JoinPath(directory_->temp_path(), name);
+  PW_ASSIGN(const std::string read, ReadWholeFile(path, limits::kJsonFileBytes));
+  if (read != contents) {
+    return Error(ErrorCode::kVerifyFailed, "what was read back differs from what was written")
+        .InFile(path);
+  }
+  total_bytes_ += contents.size();
+  return OkStatus();
+}
+
+Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes) {
+  PW_ASSIGN(const std::string config, OutputConfig(*model_, changes));
+  PW_TRY(shards_->Seal());
+  PW_TRY(shards_->Commit());
+  total_bytes_ = shards_->TotalBytes();
+  const std::string index = shards_->Index();
+  if (!index.empty()) PW_TRY(AddFile("model.safetensors.index.json", index));
+  if (!model_->directory.empty()) {
+    PW_ASSIGN(const CompanionFiles files, ListCompanionFiles(model_->directory));
+    for (const std::string& name : files.copied) {
+      PW_ASSIGN(const std::string contents,
+                ReadWholeFile(JoinPath(model_->directory, name), limits::kJsonFileBytes));
+      PW_TRY(AddFile(name, contents));
+    }
+  }
+  PW_TRY(AddFile("config.json", config));
+  PW_ASSIGN(const Model reopened, OpenHuggingFace(directory_->temp_path()));
+  return CompareListing(announced, reopened.source->tensors());
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,211 @@
+#include "formats/shard_writer.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "lib/checked.h"
+#include "lib/json.h"
+
+namespace pennyweight {
+namespace {
+
+std::string ShardName(size_t i, size_t count) {
+  if (count == 1) return "model.safetensors";
+  char name[64];
+  std::snprintf(name, sizeof(name), "model-%05zu-of-%05zu.safetensors", i + 1, count);
+  return name;
+}
+
+// Numbers of the parts that go into each shard.
+Result<std::vector<std::vector<size_t>>> ChooseShards(const std::vector<TensorPart>& parts,
+                                                      uint64_t shard_bytes) {
+  std::vector<std::vector<size_t>> shards(1);
+  uint64_t filled = 0;
+  for (size_t i = 0; i < parts.size();) {
+    size_t end = i;
+    uint64_t bytes = 0;
+    while (end < parts.size() && parts[end].owner == parts[i].owner) {
+      PW_ASSIGN(const uint64_t part, StoredBytes(parts[end].stored));
+      const auto sum = CheckedAdd(bytes, part);
+      if (!sum) return Error(ErrorCode::kOverflow, "the tensor's size does not fit 64 bits");
+      bytes = *sum;
+      ++end;
+    }
+    const auto sum = CheckedAdd(filled, bytes);
+    if (!shards.back().empty() && (!sum || *sum > shard_bytes)) {
+      shards.emplace_back();
+      filled = bytes;
+    } else {
+      filled += bytes;
+    }
+    for (; i < end; ++i) shards.back().push_back(i);
+  }
+  return shards;
+}
+
+}  // namespace
+
+Status ShardWriter::AddFile(const std::string& path, const std::string& name, bool force,
+                            const std::vector<size_t>& members,
+                            const std::map<std::string, std::string>& metadata) {
+  // Wide elements first, as other writers do: with no holes allowed, that keeps every tensor
+  // aligned to its own elements. Otherwise the order is the declared one.
+  std::vector<size_t> order = members;
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return DTypeBits(parts_[a].stored.dtype) > DTypeBits(parts_[b].stored.dtype);
+  });
+  std::vector<StoredTensor> stored;
+  for (const size_t part : order) {
+    places_[part] = Place{files_.size(), stored.size()};
+    stored.push_back(parts_[part].stored);
+  }
+  auto file = std::make_unique<File>();
+  file->name = name;
+  PW_ASSIGN(file->layout, LayOutSafetensors(stored, metadata));
+  PW_ASSIGN(file->file, AtomicFile::Create(path, file->layout.file_bytes, force));
+  const std::string& head = file->layout.head;
+  PW_TRY(file->file->WriteAt(0, head.data(), head.size()));
+  file->written.Record(0, head.data(), head.size());
+  files_.push_back(std::move(file));
+  return OkStatus();
+}
+
+Result<std::unique_ptr<ShardWriter>> ShardWriter::OneFile(
+    const std::string& path, bool force, const std::vector<TensorPart>& parts,
+    const std::map<std::string, std::string>& metadata) {
+  std::unique_ptr<ShardWriter> writer(new ShardWriter());
+  writer->parts_ = parts;
+  writer->places_.resize(parts.size());
+  std::vector<size_t> all(parts.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  PW_TRY(writer->AddFile(path, BaseName(path), force, all, metadata));
+  return writer;
+}
+
+Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
+    const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
+    const std::map<std::string, std::string>& metadata) {
+  std::unique_ptr<ShardWriter> writer(new ShardWriter());
+  writer->parts_ = parts;
+  writer->places_.resize(parts.size());
+  PW_ASSIGN(const auto shards, ChooseShards(parts, shard_bytes));
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = ShardName(i, shards.size());
+    PW_TRY(writer->AddFile(JoinPath(directory, name), name, false, shards[i], metadata));
+  }
+  return writer;
+}
+
+Status ShardWriter::Write(size_t part, uint64_t offset, const void* from, uint64_t bytes) {
+  const Place place = places_[part];
+  File& file = *files_[place.file];
+  const auto end = CheckedAdd(offset, bytes);
+  if (!end || *end > file.layout.bytes[place.index]) {
+    return Error(ErrorCode::kInvalidOffset, "a write beyond the end of the tensor")
+        .InTensor(parts_[part].stored.name);
+  }
+  if (bytes == 0) return OkStatus();
+  const uint64_t at = file.layout.offsets[place.index] + offset;
+  PW_TRY(file.file->WriteAt(at, from, bytes));
+  file.written.Record(at, from, bytes);
+  return OkStatus();
+}
+
+Status ShardWriter::SealFile(File* file) {
+  PW_TRY(file->file->Seal());
+  PW_ASSIGN(const ReadFile reopened, ReadFile::Open(file->file->temp_path()));
+  if (reopened.size() != file->layout.file_bytes) {
+    return Error(ErrorCode::kVerifyFailed, "the file on the disk has another size")
+        .InFile(reopened.path());
+  }
+  return file->written.VerifyFile(reopened);
+}
+
+Status ShardWriter::Seal() {
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    const Place place = places_[part];
+    const File& file = *files_[place.file];
+    const uint64_t begin = file.layout.offsets[place.index];
+    Status status = file.written.Covered(begin, begin + file.layout.bytes[place.index]);
+    if (!status.ok()) {
+      return std::move(status).TakeError().InFile(file.name).InTensor(parts_[part].stored.name);
+    }
+  }
+  for (const auto& file : files_) PW_TRY(SealFile(file.get()));
+  return OkStatus();
+}
+
+Status ShardWriter::Commit() {
+  for (const auto& file : files_) PW_TRY(file->file->Commit());
+  return OkStatus();
+}
+
+uint64_t ShardWriter::PartBytes(size_t part) const {
+  const Place place = places_[part];
+  return files_[place.file]->layout.bytes[place.index];
+}
+
+uint64_t ShardWriter::TotalBytes() const {
+  uint64_t total = 0;
+  for (const auto& file : files_) total += file->layout.file_bytes;
+  return total;
+}
+
+std::string ShardWriter::TempPath() const {
+  return files_.size() == 1 ? files_[0]->file->temp_path() : std::string();
+}
+
+std::string ShardWriter::Index() const {
+  if (files_.size() == 1) return {};
+  uint64_t total = 0;
+  std::string map;  // by hand, for the reason given in safetensors_writer.cc
+  for (size_t part = 0; part < parts_.size(); ++part) {
+    total += PartBytes(part);
+    map += (part == 0 ? "\n    " : ",\n    ") + Json::String(parts_[part].stored.name).Dump() +
+           ": " + Json::String(files_[places_[part].file]->name).Dump();
+  }
+  return "{\n  \"metadata\": {\n    \"total_size\": " + std::to_string(total) +
+         "\n  },\n  \"weight_map\": {" + map + "\n  }\n}\n";
+}
+
+Status CheckTile(const OutputTensor& tensor, int64_t row, const EncodedTensor& tile) {
+  const auto wrong = [&](const char* what) -> Status {
+    return Error(ErrorCode::kInvalidTensor, std::string("a tile of rows does not fit: ") + what)
+        .InTensor(tensor.name);
+  };
+  const TensorInfo info{.name = tensor.name,
+                        .stored_name = {},
+                        .encoding = tensor.encoding,
+                        .shape = tensor.shape,
+                        .file = {}};
+  if (!(tile.encoding == tensor.encoding)) return wrong("another encoding");
+  if (tile.cols != info.cols()) return wrong("another number of columns");
+  if (row < 0 || tile.rows < 0 || row > info.rows() || tile.rows > info.rows() - row) {
+    return wrong("rows outside the tensor");
+  }
+  if (row % TensorSink::kTileRows != 0) return wrong("its first row is no multiple of 32");
+  if (tile.rows % TensorSink::kTileRows != 0 && row + tile.rows != info.rows()) {
+    return wrong("its number of rows is no multiple of 32");
+  }
+  const auto rows = static_cast<uint64_t>(tile.rows);
+  const auto cols = static_cast<uint64_t>(tile.cols);
+  if (tensor.encoding.kind == Encoding::Kind::kInteger) {
+    const IntegerSpec& spec = tensor.encoding.integer;
+    const uint64_t groups = rows * static_cast<uint64_t>(spec.Groups(tile.cols));
+    if (tile.codes.size() != rows * cols) return wrong("another number of codes");
+    if (tile.scales.size() != groups * static_cast<uint64_t>(DTypeBits(spec.scale_dtype)) / 8) {
+      return wrong("another number of scales");
+    }
+    if (tile.zeros.size() != (spec.symmetric ? 0 : groups)) {
+      return wrong("another number of zero points");
+    }
+  } else {
+    const auto row_bytes = tensor.encoding.RowBytes(tile.cols);
+    if (!row_bytes || tile.data.size() != rows * *row_bytes)
+      return wrong("another number of bytes");
+  }
+  return OkStatus();
+}
+
+}  // namespace pennyweight

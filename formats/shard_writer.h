@@ -1,0 +1,88 @@
+// Safetensors files being written: one file, or a folder's model.safetensors, or its shards with an
+// index. Shared by the plain and the compressed-tensors sink, which say what parts a tensor has.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/safetensors_writer.h"
+#include "lib/file.h"
+#include "lib/result.h"
+#include "lib/tensor_sink.h"
+#include "lib/written_ranges.h"
+
+namespace pennyweight {
+
+// A stored tensor and the announced tensor (index of Begin) that it is a part of. The parts of one
+// tensor stand next to each other in the list, and go to the same shard.
+struct TensorPart {
+  StoredTensor stored;
+  size_t owner = 0;
+};
+
+class ShardWriter {
+ public:
+  // A shard is closed before it passes this many bytes of tensors: the hub's customary 5 GB.
+  static constexpr uint64_t kShardBytes = 5'000'000'000;
+
+  // One file at `path` that replaces an existing one only with `force`.
+  // Errors: those of LayOutSafetensors and AtomicFile::Create.
+  static Result<std::unique_ptr<ShardWriter>> OneFile(
+      const std::string& path, bool force, const std::vector<TensorPart>& parts,
+      const std::map<std::string, std::string>& metadata);
+
+  // Files inside `directory`: model.safetensors, or model-00001-of-0000N.safetensors.
+  static Result<std::unique_ptr<ShardWriter>> InDirectory(
+      const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
+      const std::map<std::string, std::string>& metadata);
+
+  // Bytes [offset, offset + bytes) of part `part`. Thread-safe.
+  Status Write(size_t part, uint64_t offset, const void* from, uint64_t bytes);
+
+  // Syncs, checks that every byte of every part was written once, re-opens and compares hashes.
+  // Errors: kVerifyFailed with file and tensor, kIo.
+  Status Seal();
+
+  // Renames the files to their names. Only after a successful Seal.
+  Status Commit();
+
+  uint64_t PartBytes(size_t part) const;
+  // Of all files.
+  uint64_t TotalBytes() const;
+  // Path of the only file's temporary form; empty when there are several.
+  std::string TempPath() const;
+  // The text of model.safetensors.index.json; empty when there is one file only.
+  std::string Index() const;
+
+ private:
+  struct File {
+    std::string name;
+    std::unique_ptr<AtomicFile> file;
+    SafetensorsLayout layout;
+    WrittenRanges written;
+  };
+  struct Place {
+    size_t file;
+    size_t index;  // in the file's layout
+  };
+
+  ShardWriter() = default;
+  // Creates the file `name` at `path`; `members` are the numbers of its parts.
+  Status AddFile(const std::string& path, const std::string& name, bool force,
+                 const std::vector<size_t>& members,
+                 const std::map<std::string, std::string>& metadata);
+  Status SealFile(File* file);
+
+  std::vector<TensorPart> parts_;
+  std::vector<Place> places_;  // by part
+  std::vector<std::unique_ptr<File>> files_;
+};
+
+// Whether `tile` is what rows [row, row + tile.rows) of `tensor` must look like: encoding, columns,
+// sizes of its arrays, and the tile rule of TensorSink. Errors: kInvalidTensor.
+Status CheckTile(const OutputTensor& tensor, int64_t row, const EncodedTensor& tile);
+
+}  // namespace pennyweight
