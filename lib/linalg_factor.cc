@@ -1,29 +1,114 @@
+// Recursive Cholesky from the bottom-right corner: with H = [[H1, B], [B^T, H2]] and R likewise,
+//   R2 = factor(H2), X = B R2^-T, R1 = factor(H1 - X X^T),
+// and the solve with R2 = [[S1, T], [0, S2]] halves in the same way. Nearly all the work is in
+// products of large blocks (Gustavson, "Recursion leads to automatic variable blocking for dense
+// linear-algebra algorithms", 1997). Cuts are multiples of kLeaf, so they depend on k only.
 #include <algorithm>
 #include <cmath>
 
 #include "lib/linalg.h"
+#include "lib/linalg_product.h"
 #include "lib/parallel.h"
 
 namespace pennyweight {
+namespace {
+
+using linalg::kLeaf;
+
+// A block of H, addressed by its top-left element; `stride` is H's.
+struct Block {
+  float* data;
+  int64_t stride;
+  Block At(int64_t row, int64_t column) const { return {data + row * stride + column, stride}; }
+};
+
+// Rows or columns of the first half.
+int64_t Cut(int64_t n) { return n / 2 / kLeaf * kLeaf == 0 ? kLeaf : n / 2 / kLeaf * kLeaf; }
+
+// C[m, n] -= A[m, k] B[n, k]^T; of the upper triangle only, if `upper`.
+void Subtract(const Context& context, int64_t m, int64_t n, int64_t k, Block a, Block b, Block c,
+              bool upper) {
+  linalg::Product product;
+  product.m = m;
+  product.n = n;
+  product.k = k;
+  product.a.data = a.data;
+  product.a.stride = a.stride;
+  product.b.data = b.data;
+  product.b.stride = b.stride;
+  product.c = c.data;
+  product.c_stride = c.stride;
+  product.update = linalg::Update::kSubtract;
+  product.upper = upper;
+  linalg::Multiply(context, product);
+}
+
+// X[m, n] := X R^-T, R[n, n] upper triangular.
+void Solve(const Context& context, int64_t m, int64_t n, Block x, Block r) {
+  if (n > kLeaf) {
+    const int64_t cut = Cut(n);
+    Solve(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
+    Subtract(context, m, cut, n - cut, x.At(0, cut), r.At(0, cut), x, false);
+    Solve(context, m, cut, x, r);
+    return;
+  }
+  const linalg::Kernels& kernels = linalg::GetKernels();
+  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t i) {
+    linalg::SolveArgs args;
+    args.rows = std::min(kLeaf, m - i * kLeaf);
+    args.n = n;
+    args.x = x.At(i * kLeaf, 0).data;
+    args.x_stride = x.stride;
+    args.r = r.data;
+    args.r_stride = r.stride;
+    kernels.solve(args);
+  });
+}
+
+// The unblocked algorithm, in double: it is a vanishing part of the work, and the pivots decide.
+bool FactorLeaf(int64_t n, Block h) {
+  double r[kLeaf][kLeaf];  // r[j] is column j of the block
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = 0; i <= j; ++i) r[j][i] = h.data[i * h.stride + j];
+  }
+  for (int64_t j = n - 1; j >= 0; --j) {
+    // As it is stored: a pivot that is lost in fp32 would be divided by later.
+    const float pivot = static_cast<float>(r[j][j]);
+    if (!(pivot > 0) || !std::isfinite(pivot)) return false;
+    const double root = std::sqrt(r[j][j]);
+    r[j][j] = root;
+    for (int64_t i = 0; i < j; ++i) r[j][i] /= root;
+    for (int64_t l = 0; l < j; ++l) {
+      const double scale = r[j][l];
+      for (int64_t i = 0; i <= l; ++i) r[l][i] -= r[j][i] * scale;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    float* row = h.data + i * h.stride;
+    std::fill_n(row, i, 0.0f);
+    for (int64_t j = i; j < n; ++j) row[j] = static_cast<float>(r[j][i]);
+  }
+  return true;
+}
+
+bool Factor(const Context& context, int64_t n, Block h) {
+  if (n <= kLeaf) return FactorLeaf(n, h);
+  const int64_t cut = Cut(n);
+  if (!Factor(context, n - cut, h.At(cut, cut))) return false;
+  Solve(context, cut, n - cut, h.At(0, cut), h.At(cut, cut));
+  Subtract(context, cut, cut, n - cut, h.At(0, cut), h.At(0, cut), h, true);
+  return Factor(context, cut, h);
+}
+
+}  // namespace
 
 bool FactorUpper(const Context& context, int64_t k, float* h, int64_t h_stride) {
-  for (int64_t j = k - 1; j >= 0; --j) {
-    const float* row_j = h + j * h_stride;
-    ParallelFor(context, (j + 1 + 63) / 64, [&](int64_t block) {
-      for (int64_t i = block * 64; i < std::min(j + 1, (block + 1) * 64); ++i) {
-        float* row_i = h + i * h_stride;
-        double sum = row_i[j];
-        for (int64_t l = j + 1; l < k; ++l) sum -= double{row_i[l]} * row_j[l];
-        row_i[j] = static_cast<float>(sum);
-      }
-    });
-    const float pivot = h[j * h_stride + j];
-    if (!(pivot > 0) || !std::isfinite(pivot)) return false;
-    const float root = std::sqrt(pivot);
-    for (int64_t i = 0; i < j; ++i) h[i * h_stride + j] /= root;
-    h[j * h_stride + j] = root;
-  }
-  for (int64_t i = 1; i < k; ++i) std::fill_n(h + i * h_stride, i, 0.0f);
+  if (!Factor(context, k, {h, h_stride})) return false;
+  ParallelFor(context, (k + kLeaf - 1) / kLeaf, [&](int64_t block) {
+    for (int64_t i = block * kLeaf; i < std::min(k, (block + 1) * kLeaf); ++i) {
+      std::fill_n(h + i * h_stride, i, 0.0f);
+    }
+  });
   return true;
 }
 

@@ -1,51 +1,83 @@
 #include <algorithm>
-#include <vector>
 
 #include "lib/linalg.h"
+#include "lib/linalg_product.h"
 #include "lib/parallel.h"
 
 namespace pennyweight {
+namespace {
 
-void Gemm(const Context& context, const GemmArgs& args) {
-  if (args.m <= 0 || args.n <= 0) return;
-  constexpr int64_t kRows = 16;
-  const int64_t item = DTypeBits(args.b_dtype) / 8;
-  ParallelFor(context, (args.n + kRows - 1) / kRows, [&](int64_t block) {
-    std::vector<float> row(static_cast<size_t>(args.k));
-    for (int64_t j = block * kRows; j < std::min(args.n, (block + 1) * kRows); ++j) {
-      DecodeToFloat(args.b_dtype, static_cast<const char*>(args.b) + j * args.b_stride * item,
-                    row.data(), row.size());
-      for (int64_t i = 0; i < args.m; ++i) {
-        const float* a = args.a + i * args.a_stride;
-        float sums[8] = {};
-        int64_t p = 0;
-        for (; p + 8 <= args.k; p += 8) {
-          for (int64_t l = 0; l < 8; ++l) sums[l] += a[p + l] * row[p + l];
-        }
-        float sum = 0;
-        for (; p < args.k; ++p) sum += a[p] * row[p];
-        for (const float s : sums) sum += s;
-        float& c = args.c[i * args.c_stride + j];
-        c = args.accumulate ? c + sum : sum;
-      }
+using linalg::Product;
+using linalg::Update;
+
+// Up to this many rows of A, packing B costs more than it saves: every weight is used too rarely.
+constexpr int64_t kFewRows = 8;
+
+linalg::Operand WeightOperand(const GemmArgs& args) {
+  linalg::Operand b;
+  b.data = args.b;
+  b.dtype = args.b_dtype;
+  b.stride = args.b_stride;
+  return b;
+}
+
+void GemmFewRows(const Context& context, const GemmArgs& args) {
+  const linalg::Kernels& kernels = linalg::GetKernels();
+  constexpr int64_t kBlock = 64;
+  ParallelFor(context, (args.n + kBlock - 1) / kBlock, [&](int64_t block) {
+    linalg::DotArgs dot;
+    dot.a_stride = args.a_stride;
+    dot.b = WeightOperand(args);
+    dot.first = block * kBlock;
+    dot.n = std::min(kBlock, args.n - dot.first);
+    dot.k = args.k;
+    dot.c_stride = args.c_stride;
+    dot.accumulate = args.accumulate;
+    for (int64_t row = 0; row < args.m; row += linalg::kDotRows) {
+      dot.m = std::min(linalg::kDotRows, args.m - row);
+      dot.a = args.a + row * args.a_stride;
+      dot.c = args.c + row * args.c_stride + dot.first;
+      kernels.dot(dot);
     }
   });
 }
 
+}  // namespace
+
+void Gemm(const Context& context, const GemmArgs& args) {
+  if (args.m <= kFewRows) {
+    GemmFewRows(context, args);
+    return;
+  }
+  Product product;
+  product.m = args.m;
+  product.n = args.n;
+  product.k = args.k;
+  product.a.data = args.a;
+  product.a.stride = args.a_stride;
+  product.b = WeightOperand(args);
+  product.c = args.c;
+  product.c_stride = args.c_stride;
+  product.update = args.accumulate ? Update::kAdd : Update::kStore;
+  linalg::Multiply(context, product);
+}
+
 void GemmNn(const Context& context, const GemmNnArgs& args) {
-  if (args.m <= 0 || args.n <= 0) return;
-  ParallelFor(context, args.m, [&](int64_t i) {
-    std::vector<float> row(static_cast<size_t>(args.n));
-    for (int64_t p = 0; p < args.k; ++p) {
-      const float a = args.a[i * args.a_stride + p];
-      const float* b = args.b + p * args.b_stride;
-      for (int64_t j = 0; j < args.n; ++j) row[j] += a * b[j];
-    }
-    float* c = args.c + i * args.c_stride;
-    for (int64_t j = 0; j < args.n; ++j) {
-      c[j] = args.subtract ? c[j] - row[j] : args.accumulate ? c[j] + row[j] : row[j];
-    }
-  });
+  Product product;
+  product.m = args.m;
+  product.n = args.n;
+  product.k = args.k;
+  product.a.data = args.a;
+  product.a.stride = args.a_stride;
+  product.b.data = args.b;
+  product.b.stride = args.b_stride;
+  product.b.transposed = true;
+  product.c = args.c;
+  product.c_stride = args.c_stride;
+  product.update = args.subtract     ? Update::kSubtract
+                   : args.accumulate ? Update::kAdd
+                                     : Update::kStore;
+  linalg::Multiply(context, product);
 }
 
 }  // namespace pennyweight
