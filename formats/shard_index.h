@@ -1,0 +1,30 @@
+// Which safetensors files make up a Hugging Face folder, by its index or by their names.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "lib/result.h"
+#include "lib/tensor_source.h"
+
+namespace pennyweight {
+
+// The weight files of a folder.
+struct WeightFiles {
+  std::vector<std::string> paths;  // in the order of their names
+  std::string index;               // path of the index; empty when there is none
+  std::unordered_map<std::string, std::string> shard_of;  // tensor -> file name, from the index
+};
+
+// model.safetensors if it is there, else the shards of model.safetensors.index.json, else the only
+// safetensors file. Errors: kNotFound, kUnknownFormat (only other kinds of weights are there),
+// kInvalidHeader and kDuplicateKey (index), kBadPath (a shard's name leaves the folder, also by a
+// link; the links of the Hugging Face cache into its own folder are followed), kShardMissing.
+Result<WeightFiles> FindWeightFiles(const std::string& directory);
+
+// Every tensor of the index must be in its shard, and every tensor of a shard in the index.
+// "total_size" is not looked at: it is wrong in many good files. Errors: kShardMismatch.
+Status CheckAgainstIndex(const WeightFiles& files, const std::vector<TensorInfo>& tensors);
+
+}  // namespace pennyweight
