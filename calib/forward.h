@@ -36,6 +36,10 @@ Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
 Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
                                const ModelConfig& config, int64_t layer);
 
+// Whether LayerRunner can run a configuration: positive sizes, an even head_dim, heads a multiple of
+// kv_heads. Errors: kConfigInvalid naming the numbers. To be asked before the other functions.
+Status CheckRunnable(const ModelConfig& config);
+
 // Runs a layer's steps [begin, end) on consecutive windows. One object serves one call at a time;
 // buffers grow to the largest call and are reused.
 class LayerRunner {
@@ -55,6 +59,14 @@ class LayerRunner {
  private:
   void Step1(const Context& context, const LayerWeights& weights, std::span<const int64_t> windows,
              const Step& step, float* hidden, int64_t tokens);
+  void RmsNorm(const Context& context, const Weight& weight, const float* in, int64_t tokens,
+               float* out) const;
+  void Linear(const Context& context, const Weight& weight, const float* in, int64_t in_width,
+              int64_t tokens, float* out) const;
+  void Rotate(const Context& context, std::span<const int64_t> windows, int64_t heads,
+              float* rows) const;
+  void Attend(const Context& context, std::span<const int64_t> windows, float* out) const;
+  void PreparePositions(int64_t positions);
   float* Buffer(Slot slot, int64_t tokens);
 
   const Family& family_;

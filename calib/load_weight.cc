@@ -1,0 +1,163 @@
+// Weights of a family's tensors, checked against the configuration (declared in calib/forward.h).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "calib/forward.h"
+#include "quant/codec.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr int64_t kDecodeRows = 64;  // rows that are decoded at a time
+
+// What the configuration says of a role: [rows, cols], or [cols] for a norm.
+Shape ExpectedShape(Role role, const ModelConfig& config) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t q = config.heads * config.head_dim;
+  const int64_t kv = config.kv_heads * config.head_dim;
+  switch (role) {
+    case Role::kEmbedding:
+    case Role::kHead:
+      return {config.vocab_size, hidden};
+    case Role::kAttnQ:
+      return {q, hidden};
+    case Role::kAttnK:
+    case Role::kAttnV:
+      return {kv, hidden};
+    case Role::kAttnQkv:
+      return {q + 2 * kv, hidden};
+    case Role::kAttnOutput:
+      return {hidden, q};
+    case Role::kFfnGate:
+    case Role::kFfnUp:
+      return {config.intermediate_size, hidden};
+    case Role::kFfnGateUp:
+      return {2 * config.intermediate_size, hidden};
+    case Role::kFfnDown:
+      return {hidden, config.intermediate_size};
+    case Role::kNorm:
+      return {hidden};
+    case Role::kRouter:
+    case Role::kBias:
+    case Role::kOther:
+      break;
+  }
+  return {};
+}
+
+Role RoleOf(const Family& family, std::string_view pattern) {
+  for (const TensorRule& rule : family.tensors) {
+    if (rule.hf == pattern) return rule.role;
+  }
+  return Role::kOther;
+}
+
+Status CheckShape(const TensorInfo& info, const Shape& expected) {
+  if (expected.empty() || info.shape == expected) return OkStatus();
+  return Error(ErrorCode::kInvalidTensor,
+               fmt::format("its shape is {}, the configuration says {}", ShapeToString(info.shape),
+                           ShapeToString(expected)))
+      .InFile(info.file)
+      .InTensor(info.name);
+}
+
+Result<size_t> FindTensor(const TensorSource& source, const std::string& name) {
+  const int64_t index = source.Find(name);
+  if (index >= 0) return static_cast<size_t>(index);
+  return Error(ErrorCode::kTensorMissing, "the family needs this tensor, the files do not have it")
+      .InTensor(name);
+}
+
+// The bias beside a matrix, or nothing.
+Status LoadBias(const TensorSource& source, std::string name, int64_t rows,
+                std::vector<float>* bias) {
+  constexpr std::string_view kWeight = ".weight";
+  if (!name.ends_with(kWeight)) return OkStatus();
+  name.replace(name.size() - kWeight.size(), kWeight.size(), ".bias");
+  const int64_t index = source.Find(name);
+  if (index < 0) return OkStatus();
+  const TensorInfo& info = source.tensors()[static_cast<size_t>(index)];
+  PW_TRY(CheckShape(info, {rows}));
+  bias->resize(static_cast<size_t>(rows));
+  return ReadFloatRows(source, static_cast<size_t>(index), 0, 1, bias->data());
+}
+
+}  // namespace
+
+Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
+                          const ModelConfig& config, std::string_view pattern, int64_t layer) {
+  const std::string name = NameFor(pattern, layer);
+  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  const TensorInfo& info = source.tensors()[index];
+  const Role role = RoleOf(family, pattern);
+  PW_TRY(CheckShape(info, ExpectedShape(role, config)));
+  Weight weight;
+  weight.rows = info.rows();
+  weight.cols = info.cols();
+  const Encoding& encoding = info.encoding;
+  if (encoding.kind == Encoding::Kind::kPlain &&
+      (encoding.dtype == DType::kF16 || encoding.dtype == DType::kBF16)) {
+    EncodedTensor stored;
+    PW_TRY(source.ReadRows(index, 0, weight.rows, &stored));
+    weight.dtype = encoding.dtype;
+    weight.data = std::move(stored.data);
+  } else {
+    weight.dtype = DType::kF32;
+    weight.data.resize(static_cast<size_t>(weight.rows * weight.cols) * sizeof(float));
+    auto* values = reinterpret_cast<float*>(weight.data.data());
+    for (int64_t row = 0; row < weight.rows; row += kDecodeRows) {
+      PW_TRY(ReadFloatRows(source, index, row, std::min(kDecodeRows, weight.rows - row),
+                           values + row * weight.cols));
+    }
+  }
+  if (role != Role::kNorm) PW_TRY(LoadBias(source, name, weight.rows, &weight.bias));
+  return weight;
+}
+
+Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
+                               const ModelConfig& config, int64_t layer) {
+  LayerWeights weights;
+  for (const Step& step : family.layer) {
+    if (step.weight.empty()) continue;
+    PW_ASSIGN(weights[step.weight], LoadWeight(source, family, config, step.weight, layer));
+  }
+  return weights;
+}
+
+Status EmbedTokens(const TensorSource& source, const Family& family, const ModelConfig& config,
+                   std::span<const int32_t> ids, float* out) {
+  PW_ASSIGN(const size_t index, FindTensor(source, std::string(family.embedding)));
+  const TensorInfo& info = source.tensors()[index];
+  PW_TRY(CheckShape(info, ExpectedShape(Role::kEmbedding, config)));
+  // In the order of the ids, so that the file is read forwards and each row once.
+  std::vector<std::pair<int32_t, size_t>> order;
+  order.reserve(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) order.emplace_back(ids[i], i);
+  std::ranges::sort(order);
+  const int64_t width = config.hidden_size;
+  const float* previous = nullptr;
+  for (size_t i = 0; i < order.size(); ++i) {
+    const auto [id, at] = order[i];
+    if (id < 0 || id >= info.rows()) {
+      return Error(ErrorCode::kTokenizer,
+                   fmt::format("token id {} is outside the embedding of {} rows: tokenizer and "
+                               "model do not belong together",
+                               id, info.rows()))
+          .InTensor(info.name);
+    }
+    float* row = out + static_cast<int64_t>(at) * width;
+    if (i > 0 && order[i - 1].first == id) {
+      std::copy_n(previous, width, row);
+    } else {
+      PW_TRY(ReadFloatRows(source, index, id, 1, row));
+    }
+    previous = row;
+  }
+  return OkStatus();
+}
+
+}  // namespace pennyweight
