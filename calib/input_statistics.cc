@@ -1,0 +1,88 @@
+#include "calib/input_statistics.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/checked.h"
+#include "lib/linalg.h"
+
+namespace pennyweight {
+
+InputStatistics::InputStatistics(int64_t k, int64_t heldout_tokens)
+    : k_(k),
+      heldout_stride_(std::max<int64_t>(1, CeilDiv(heldout_tokens, kHeldOutRows))),
+      h_(static_cast<size_t>(k * k)) {
+  heldout_.reserve(static_cast<size_t>(CeilDiv(heldout_tokens, heldout_stride_) * k));
+}
+
+void InputStatistics::Add(const Context& context, const float* x, int64_t tokens) {
+  SyrkUpper(context, tokens, k_, x, k_, h_.data(), k_);
+  tokens_ += tokens;
+}
+
+void InputStatistics::AddHeldOut(const float* x, int64_t tokens) {
+  for (int64_t t = 0; t < tokens; ++t, ++heldout_seen_) {
+    if (heldout_seen_ % heldout_stride_ != 0) continue;
+    heldout_.insert(heldout_.end(), x + t * k_, x + (t + 1) * k_);
+    ++heldout_rows_;
+  }
+}
+
+Result<bool> InputStatistics::Factor(const Context& context, double damp) {
+  const float scale = 1.0f / static_cast<float>(std::max<int64_t>(1, tokens_));
+  double mean = 0;
+  for (int64_t i = 0; i < k_; ++i) {
+    float* row = h_.data() + i * k_;
+    for (int64_t j = i; j < k_; ++j) row[j] *= scale;
+    mean += row[i];
+  }
+  mean /= static_cast<double>(k_);
+  if (!std::isfinite(mean)) {
+    return Error(ErrorCode::kNonFinite, "the model's activations are not finite");
+  }
+  // An input that is zero on every token still needs a positive definite matrix.
+  lambda_ = mean > 0 ? damp * mean : 1.0;
+  damp_ = damp;
+  importance_.resize(static_cast<size_t>(k_));
+  for (int64_t i = 0; i < k_; ++i) {
+    float& diagonal = h_[static_cast<size_t>(i * k_ + i)];
+    diagonal += static_cast<float>(lambda_);
+    importance_[static_cast<size_t>(i)] = diagonal;
+  }
+  const bool ok = FactorUpper(context, k_, h_.data(), k_);
+  if (!ok) {
+    std::fill(h_.begin(), h_.end(), 0.0f);
+    heldout_.clear();
+    heldout_rows_ = heldout_seen_ = tokens_ = 0;
+  }
+  return ok;
+}
+
+double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,
+                         const float* r) {
+  constexpr int64_t kPanel = 256;
+  std::vector<float> panel(static_cast<size_t>(rows * std::min(kPanel, k)));
+  double sum = 0;
+  for (int64_t begin = 0; begin < k; begin += kPanel) {
+    const int64_t width = std::min(kPanel, k - begin);
+    // R is zero below the diagonal: only its rows above the panel's end count.
+    GemmNnArgs args;
+    args.m = rows;
+    args.n = width;
+    args.k = begin + width;
+    args.a = m;
+    args.a_stride = k;
+    args.b = r + begin;
+    args.b_stride = k;
+    args.c = panel.data();
+    args.c_stride = width;
+    GemmNn(context, args);
+    for (int64_t i = 0; i < rows * width; ++i) {
+      const double v = panel[static_cast<size_t>(i)];
+      sum += v * v;
+    }
+  }
+  return sum;
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,65 @@
+// What calibration learns of one input of the model: its Hessian over the calibration tokens, and
+// some held-out rows that nothing is fitted to.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/context.h"
+#include "lib/result.h"
+
+namespace pennyweight {
+
+class InputStatistics {
+ public:
+  // Held-out rows kept at most, evenly spaced over the held-out tokens.
+  static constexpr int64_t kHeldOutRows = 1024;
+
+  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all.
+  InputStatistics(int64_t k, int64_t heldout_tokens);
+
+  // H += X^T X for x[tokens, k].
+  void Add(const Context& context, const float* x, int64_t tokens);
+  void AddHeldOut(const float* x, int64_t tokens);
+
+  // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, doubling `damp`
+  // from kDamp while it fails. False when it failed at `damp` (H is then lost: add everything
+  // again and call with twice that). Errors: kNonFinite when an activation was NaN or infinite.
+  Result<bool> Factor(const Context& context, double damp);
+
+  int64_t k() const { return k_; }
+  int64_t tokens() const { return tokens_; }
+  // After Factor: E[x_k^2] plus the damping that was added, so that a channel that was not seen
+  // still counts a little.
+  std::span<const float> importance() const { return importance_; }
+  // After a successful Factor: R [k, k] upper triangular, (H + lambda I) / tokens = R R^T.
+  const float* r() const { return h_.data(); }
+  double damp() const { return damp_; }
+  double lambda() const { return lambda_; }  // what was added to each diagonal element
+
+  int64_t heldout_rows() const { return heldout_rows_; }
+  const float* heldout() const { return heldout_.data(); }  // [heldout_rows, k]
+
+ private:
+  int64_t k_;
+  int64_t heldout_stride_;
+  int64_t heldout_seen_ = 0;
+  int64_t heldout_rows_ = 0;
+  int64_t tokens_ = 0;
+  double damp_ = 0;
+  double lambda_ = 0;
+  std::vector<float> h_;
+  std::vector<float> importance_;
+  std::vector<float> heldout_;
+};
+
+// The damping that is tried first, and the last one, as parts of the mean of H's diagonal.
+inline constexpr double kDamp = 0.01;
+inline constexpr double kMaxDamp = 0.2;
+
+// |M R|^2 (Frobenius) for m[rows, k] and upper triangular r[k, k], in double precision.
+double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,
+                         const float* r);
+
+}  // namespace pennyweight

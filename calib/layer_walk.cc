@@ -1,0 +1,402 @@
+#include "calib/layer_walk.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "calib/hidden_error.h"
+#include "calib/ops.h"
+#include "quant/codec.h"
+
+namespace pennyweight {
+namespace {
+
+int64_t HeldOutTokens(const Windows& windows) {
+  int64_t n = 0;
+  for (size_t i = 0; i < windows.lengths.size(); ++i) {
+    if (IsHeldOut(static_cast<int64_t>(i))) n += windows.lengths[i];
+  }
+  return n;
+}
+
+// Largest group of whole windows that is run at once.
+int64_t ChunkTokens(const Windows& windows) {
+  int64_t longest = LayerWalk::kChunkTokens;
+  for (const int64_t n : windows.lengths) longest = std::max(longest, n);
+  return longest;
+}
+
+}  // namespace
+
+uint64_t LayerWalk::HiddenBytes(const Model& model, const Windows& windows) {
+  const int64_t rows = windows.tokens() + 2 * HeldOutTokens(windows);
+  return static_cast<uint64_t>(rows * model.config->hidden_size) * sizeof(float);
+}
+
+uint64_t LayerWalk::WorkingBytes(const Model& model, const Windows& windows) {
+  const ModelConfig& c = *model.config;
+  const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  const int64_t layer = 2 * c.hidden_size * (q + kv) + 3 * c.hidden_size * c.intermediate_size;
+  const int64_t widest = std::max({c.hidden_size, c.intermediate_size, q});
+  const int64_t heldout = std::min(InputStatistics::kHeldOutRows, HeldOutTokens(windows));
+  const int64_t activations =
+      ChunkTokens(windows) * (4 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size);
+  const int64_t tile = TileRows(widest) * widest;
+  // Decoded weights of a layer in f32, two encodings of them, a Hessian, held-out rows, the
+  // activations of a chunk, the tiles of a matrix at work; then the program and its packing.
+  const int64_t floats = layer + layer / 2 + widest * widest + heldout * widest +
+                         heldout * TileRows(widest) + activations + 6 * tile;
+  return static_cast<uint64_t>(floats) * sizeof(float) + (48ull << 20);
+}
+
+Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context,
+                                                     const WalkInput& input,
+                                                     const std::string& scratch_dir) {
+  const uint64_t working = WorkingBytes(*input.model, *input.windows);
+  if (working > context.memory_limit) {
+    return Error(ErrorCode::kMemory,
+                 fmt::format("calibrating one layer needs about {} MB, the limit is {} MB",
+                             working / 1000000 + 1, context.memory_limit / 1000000))
+        .Hint(fmt::format("use --memory {}M or more, or --method rtn without --calib",
+                          working / 1000000 + 1));
+  }
+  const bool spill = working + HiddenBytes(*input.model, *input.windows) > context.memory_limit;
+  const std::string dir = spill ? scratch_dir : std::string();
+  const int64_t width = input.model->config->hidden_size;
+  const int64_t heldout = HeldOutTokens(*input.windows);
+  PW_ASSIGN(HiddenStore all, HiddenStore::Create(input.windows->tokens(), width, dir));
+  PW_ASSIGN(HiddenStore original, HiddenStore::Create(heldout, width, dir));
+  PW_ASSIGN(HiddenStore rtn, HiddenStore::Create(heldout, width, dir));
+  return std::unique_ptr<LayerWalk>(
+      new LayerWalk(input, std::move(all), std::move(original), std::move(rtn)));
+}
+
+LayerWalk::LayerWalk(const WalkInput& input, HiddenStore quantized, HiddenStore original,
+                     HiddenStore rtn)
+    : in_(input),
+      family_(*input.model->family),
+      config_(*input.model->config),
+      runner_(family_, config_),
+      quantized_{std::move(quantized), 0},
+      original_{std::move(original), 0},
+      rtn_{std::move(rtn), 0} {
+  OrderWindows();
+  original_.offset = rtn_.offset = calibration_tokens_;
+}
+
+void LayerWalk::OrderWindows() {
+  const Windows& windows = *in_.windows;
+  std::vector<int64_t> begins(windows.lengths.size());
+  std::exclusive_scan(windows.lengths.begin(), windows.lengths.end(), begins.begin(), int64_t{0});
+  std::vector<bool> heldout;
+  for (const bool want : {false, true}) {
+    for (size_t i = 0; i < windows.lengths.size(); ++i) {
+      if (IsHeldOut(static_cast<int64_t>(i)) != want) continue;
+      const auto begin = windows.ids.begin() + begins[i];
+      ids_.insert(ids_.end(), begin, begin + windows.lengths[i]);
+      lengths_.push_back(windows.lengths[i]);
+      heldout.push_back(want);
+      if (!want) calibration_tokens_ += windows.lengths[i];
+    }
+  }
+  int64_t token = 0;
+  for (size_t i = 0; i < lengths_.size();) {
+    Chunk chunk;
+    chunk.token = token;
+    chunk.heldout = heldout[i];
+    const size_t first = i;
+    do {
+      chunk.tokens += lengths_[i];
+      ++i;
+    } while (i < lengths_.size() && heldout[i] == chunk.heldout &&
+             chunk.tokens + lengths_[i] <= kChunkTokens);
+    chunk.windows = std::span(lengths_).subspan(first, i - first);
+    token += chunk.tokens;
+    chunks_.push_back(chunk);
+  }
+}
+
+std::vector<LayerWalk::Stage> LayerWalk::Stages() const {
+  std::vector<Stage> stages;
+  for (size_t i = 0; i < family_.layer.size(); ++i) {
+    const Step& step = family_.layer[i];
+    if (step.kind != StepKind::kLinear) continue;
+    const bool same = !stages.empty() && stages.back().linears.back() == &step - 1 &&
+                      stages.back().linears.back()->in == step.in;
+    if (!same) stages.push_back({i, {}});
+    stages.back().linears.push_back(&step);
+  }
+  return stages;
+}
+
+int64_t LayerWalk::IndexOf(std::string_view pattern, int64_t layer) const {
+  return in_.model->source->Find(NameFor(pattern, layer));
+}
+
+Status LayerWalk::Embed(const Context& context) {
+  const int64_t index = in_.model->source->Find(family_.embedding);
+  if (index < 0) {
+    return Error(ErrorCode::kTensorMissing, "the model has no embedding")
+        .InTensor(std::string(family_.embedding));
+  }
+  // Positions by id, so that each decoded tile finds its tokens.
+  std::vector<std::pair<int32_t, int64_t>> by_id;
+  by_id.reserve(ids_.size());
+  for (size_t i = 0; i < ids_.size(); ++i) by_id.emplace_back(ids_[i], static_cast<int64_t>(i));
+  std::sort(by_id.begin(), by_id.end());
+  const int64_t width = config_.hidden_size;
+  const auto scatter = [&](int64_t row, int64_t rows, const float* decoded) -> Status {
+    auto it = std::lower_bound(by_id.begin(), by_id.end(),
+                               std::pair<int32_t, int64_t>(static_cast<int32_t>(row), 0));
+    for (; it != by_id.end() && it->first < row + rows; ++it) {
+      const float* values = decoded + (it->first - row) * width;
+      PW_TRY(quantized_.hidden.Write(it->second, 1, values));
+      const int64_t heldout = it->second - calibration_tokens_;
+      if (heldout >= 0) PW_TRY(rtn_.hidden.Write(heldout, 1, values));
+    }
+    return OkStatus();
+  };
+  const size_t i = static_cast<size_t>(index);
+  PW_TRY(StreamTensor(context, *in_.model->source, i, in_.choices[i], in_.method, in_.sink,
+                      &(*in_.reports)[i], in_.sums, scatter));
+  (*in_.done)[i] = 1;
+  for (const Chunk& chunk : chunks_) {
+    if (!chunk.heldout) continue;
+    hidden_.resize(static_cast<size_t>(chunk.tokens * width));
+    PW_TRY(EmbedTokens(*in_.model->source, family_, config_,
+                       std::span(ids_).subspan(static_cast<size_t>(chunk.token),
+                                               static_cast<size_t>(chunk.tokens)),
+                       hidden_.data()));
+    PW_TRY(original_.hidden.Write(chunk.token - original_.offset, chunk.tokens, hidden_.data()));
+  }
+  return OkStatus();
+}
+
+Status LayerWalk::RunHeldOut(const Context& context, const LayerWeights& weights, Stream* stream) {
+  for (const Chunk& chunk : chunks_) {
+    if (!chunk.heldout) continue;
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
+    PW_TRY(stream->hidden.Read(chunk.token - stream->offset, chunk.tokens, hidden_.data()));
+    runner_.Run(context, weights, chunk.windows, 0, family_.layer.size(), hidden_.data());
+    PW_TRY(stream->hidden.Write(chunk.token - stream->offset, chunk.tokens, hidden_.data()));
+  }
+  return OkStatus();
+}
+
+// Runs every chunk up to the stage's input and adds that to the statistics. The hidden states that
+// lie at `checkpoint` are moved on to `advance` on the way.
+Status LayerWalk::Accumulate(const Context& context, const LayerWeights& weights,
+                             size_t checkpoint, size_t advance, const Stage& stage,
+                             InputStatistics* statistics) {
+  for (const Chunk& chunk : chunks_) {
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
+    PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
+    if (advance > checkpoint) {
+      runner_.Run(context, weights, chunk.windows, checkpoint, advance, hidden_.data());
+      PW_TRY(quantized_.hidden.Write(chunk.token, chunk.tokens, hidden_.data()));
+    }
+    runner_.Run(context, weights, chunk.windows, advance, stage.first_step, hidden_.data());
+    const float* x = runner_.slot(stage.linears.front()->in);
+    if (chunk.heldout) {
+      statistics->AddHeldOut(x, chunk.tokens);
+    } else {
+      statistics->Add(context, x, chunk.tokens);
+    }
+  }
+  return OkStatus();
+}
+
+// Damping is doubled, and the activations are run again, until the Hessian can be factored.
+Result<bool> LayerWalk::Factor(const Context& context,
+                               const std::function<Status(InputStatistics*)>& add,
+                               InputStatistics* statistics) {
+  for (double damp = kDamp;; damp = std::min(2 * damp, kMaxDamp)) {
+    PW_TRY(add(statistics));
+    PW_ASSIGN(const bool ok, statistics->Factor(context, damp));
+    if (ok) return true;
+    if (damp >= kMaxDamp) {
+      // Without the factor the second moments still weigh the scale search.
+      PW_TRY(add(statistics));
+      return false;
+    }
+  }
+}
+
+Status LayerWalk::QuantizeLinear(const Context& context, size_t index,
+                                 const InputStatistics& statistics, bool factored,
+                                 std::vector<float>* decoded, EncodedMatrix* rtn) {
+  TensorReport& report = (*in_.reports)[index];
+  const Choice& choice = in_.choices[index];
+  const TensorInfo& info = in_.model->source->tensors()[index];
+  decoded->resize(static_cast<size_t>(info.elements()));
+  (*in_.done)[index] = 1;
+  if (!choice.quantize) {
+    const auto keep = [&](int64_t row, int64_t rows, const float* values) -> Status {
+      std::copy_n(values, rows * info.cols(), decoded->begin() + row * info.cols());
+      return OkStatus();
+    };
+    return StreamTensor(context, *in_.model->source, index, choice, in_.method, in_.sink, &report,
+                        in_.sums, keep);
+  }
+  MatrixJob job;
+  job.source = in_.model->source.get();
+  job.index = index;
+  job.choice = &choice;
+  job.method = in_.method;
+  job.statistics = &statistics;
+  job.factored = factored;
+  PW_ASSIGN(MatrixResult result, QuantizeMatrix(context, job, in_.sink, &report, in_.sums));
+  result.chosen.Decode(decoded->data());
+  *rtn = std::move(result.rtn);
+  return OkStatus();
+}
+
+Status LayerWalk::QuantizeStage(const Context& context, int64_t layer, const Stage& stage,
+                                const InputStatistics& statistics, bool factored,
+                                LayerWeights* weights,
+                                std::map<std::string_view, EncodedMatrix>* rtn) {
+  for (const Step* step : stage.linears) {
+    PW_ASSIGN(Weight weight,
+              LoadWeight(*in_.model->source, family_, config_, step->weight, layer));
+    std::vector<float> decoded;
+    EncodedMatrix baseline;
+    PW_TRY(QuantizeLinear(context, static_cast<size_t>(IndexOf(step->weight, layer)), statistics,
+                          factored, &decoded, &baseline));
+    weight.dtype = DType::kF32;
+    weight.data.resize(decoded.size() * sizeof(float));
+    std::copy_n(reinterpret_cast<const uint8_t*>(decoded.data()), weight.data.size(),
+                weight.data.begin());
+    (*weights)[step->weight] = std::move(weight);
+    if (!baseline.tiles.empty()) (*rtn)[step->weight] = std::move(baseline);
+  }
+  return OkStatus();
+}
+
+Status LayerWalk::Finish(const Context& context, const LayerWeights& weights, size_t checkpoint) {
+  for (const Chunk& chunk : chunks_) {
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
+    PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
+    runner_.Run(context, weights, chunk.windows, checkpoint, family_.layer.size(), hidden_.data());
+    PW_TRY(quantized_.hidden.Write(chunk.token, chunk.tokens, hidden_.data()));
+  }
+  return OkStatus();
+}
+
+Status LayerWalk::MeasureLayer(LayerReport* report) {
+  HiddenError quantized, rtn;
+  std::vector<float> want, got;
+  for (const Chunk& chunk : chunks_) {
+    if (!chunk.heldout) continue;
+    want.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
+    got.resize(want.size());
+    const int64_t at = chunk.token - calibration_tokens_;
+    PW_TRY(original_.hidden.Read(at, chunk.tokens, want.data()));
+    PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, got.data()));
+    quantized.Add(want, got);
+    PW_TRY(rtn_.hidden.Read(at, chunk.tokens, got.data()));
+    rtn.Add(want, got);
+  }
+  if (quantized.count() == 0) return OkStatus();
+  report->hidden_rel_error = quantized.RelError();
+  report->hidden_cosine = quantized.Cosine();
+  report->hidden_rel_error_rtn = rtn.RelError();
+  return OkStatus();
+}
+
+Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
+  {
+    PW_ASSIGN(const LayerWeights original,
+              LoadLayer(*in_.model->source, family_, config_, layer));
+    PW_TRY(RunHeldOut(context, original, &original_));
+  }
+  LayerWeights weights;
+  for (const Step& step : family_.layer) {
+    if (step.kind != StepKind::kRmsNorm) continue;
+    PW_ASSIGN(weights[step.weight],
+              LoadWeight(*in_.model->source, family_, config_, step.weight, layer));
+  }
+  std::map<std::string_view, EncodedMatrix> rtn;
+  const int64_t heldout_tokens = in_.windows->tokens() - calibration_tokens_;
+  size_t checkpoint = 0;
+  for (const Stage& stage : Stages()) {
+    // Behind an addition only the hidden states are alive: the walk can go on from there.
+    size_t advance = checkpoint;
+    for (size_t i = checkpoint; i < stage.first_step; ++i) {
+      if (family_.layer[i].kind == StepKind::kAdd) advance = i + 1;
+    }
+    const int64_t first = IndexOf(stage.linears.front()->weight, layer);
+    if (first < 0) {
+      return Error(ErrorCode::kTensorMissing, "the family needs this tensor")
+          .InTensor(NameFor(stage.linears.front()->weight, layer));
+    }
+    InputStatistics statistics(in_.model->source->tensors()[static_cast<size_t>(first)].cols(),
+                               heldout_tokens);
+    const auto add = [&](InputStatistics* to) -> Status {
+      PW_TRY(Accumulate(context, weights, checkpoint, advance, stage, to));
+      checkpoint = advance;
+      return OkStatus();
+    };
+    PW_ASSIGN(const bool factored, Factor(context, add, &statistics));
+    PW_TRY(QuantizeStage(context, layer, stage, statistics, factored, &weights, &rtn));
+  }
+  PW_TRY(Finish(context, weights, checkpoint));
+
+  for (auto& [pattern, matrix] : rtn) {
+    Weight& weight = weights[pattern];
+    matrix.Decode(reinterpret_cast<float*>(weight.data.data()));
+    matrix.tiles.clear();
+  }
+  PW_TRY(RunHeldOut(context, weights, &rtn_));
+  LayerReport report;
+  report.layer = layer;
+  PW_TRY(MeasureLayer(&report));
+  return report;
+}
+
+Status LayerWalk::Head(const Context& context) {
+  const int64_t index = in_.model->source->Find(family_.head);
+  if (index < 0 || !in_.choices[static_cast<size_t>(index)].quantize) return OkStatus();
+  PW_ASSIGN(const Weight norm,
+            LoadWeight(*in_.model->source, family_, config_, family_.final_norm, -1));
+  const int64_t width = config_.hidden_size;
+  std::vector<float> gain(static_cast<size_t>(width));
+  DecodeToFloat(norm.dtype, norm.data.data(), gain.data(), gain.size());
+  InputStatistics statistics(width, in_.windows->tokens() - calibration_tokens_);
+  std::vector<float> normed;
+  const auto add = [&](InputStatistics* to) -> Status {
+    for (const Chunk& chunk : chunks_) {
+      if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+      hidden_.resize(static_cast<size_t>(chunk.tokens * width));
+      normed.resize(hidden_.size());
+      PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
+      for (int64_t t = 0; t < chunk.tokens; ++t) {
+        RmsNormRow(hidden_.data() + t * width, gain.data(), width, config_.rms_norm_eps,
+                   normed.data() + t * width);
+      }
+      if (chunk.heldout) {
+        to->AddHeldOut(normed.data(), chunk.tokens);
+      } else {
+        to->Add(context, normed.data(), chunk.tokens);
+      }
+    }
+    return OkStatus();
+  };
+  PW_ASSIGN(const bool factored, Factor(context, add, &statistics));
+  MatrixJob job;
+  job.source = in_.model->source.get();
+  job.index = static_cast<size_t>(index);
+  job.choice = &in_.choices[job.index];
+  job.method = in_.method;
+  job.statistics = &statistics;
+  job.factored = factored;
+  (*in_.done)[job.index] = 1;
+  PW_TRY(QuantizeMatrix(context, job, in_.sink, &(*in_.reports)[job.index], in_.sums));
+  return OkStatus();
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,291 @@
+#include "calib/matrix_job.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "lib/linalg.h"
+#include "quant/codec.h"
+#include "quant/method.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr int64_t kTileElements = 1 << 21;
+
+double Seconds(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+Error InTensorOf(Error error, const TensorInfo& info) {
+  return std::move(error).InTensor(info.name).InFile(info.file);
+}
+
+// One way to quantize the matrix, and its error on the held-out rows.
+struct Candidate {
+  Method method;
+  EncodedMatrix matrix;
+  double heldout_error = 0;  // |X dW^T|^2
+};
+
+Status Encode(const Context& context, const MatrixJob& job, Method method, const float* w,
+              int64_t rows, int64_t cols, EncodedTensor* out) {
+  const Encoding& encoding = job.choice->encoding;
+  switch (method) {
+    case Method::kMinMax:
+      return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out);
+    case Method::kGptq: {
+      const HessianFactor factor{cols, job.statistics->r(), job.statistics->importance()};
+      return QuantizeGptq(context, encoding, factor, w, rows, cols, out);
+    }
+    default:
+      return QuantizeRtn(context, encoding, w, rows, cols, job.statistics->importance(),
+                         ScaleSearch::kSearch, out);
+  }
+}
+
+double SumOfSquares(const std::vector<float>& values) {
+  double sum[4] = {};
+  for (size_t i = 0; i < values.size(); ++i) {
+    sum[i & 3] += static_cast<double>(values[i]) * values[i];
+  }
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// |X M^T|^2 for the held-out rows X and m[rows, cols].
+double HeldOutNorm(const Context& context, const InputStatistics& statistics, const float* m,
+                   int64_t rows, std::vector<float>* scratch) {
+  const int64_t tokens = statistics.heldout_rows();
+  if (tokens == 0) return 0;
+  scratch->resize(static_cast<size_t>(tokens * rows));
+  GemmArgs args;
+  args.m = tokens;
+  args.n = rows;
+  args.k = statistics.k();
+  args.a = statistics.heldout();
+  args.a_stride = statistics.k();
+  args.b = m;
+  args.b_stride = statistics.k();
+  args.c = scratch->data();
+  args.c_stride = rows;
+  Gemm(context, args);
+  return SumOfSquares(*scratch);
+}
+
+// Makes every candidate, tile by tile, so that a weight is read and decoded once.
+Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<Candidate>* list,
+                      double* heldout_total) {
+  const TensorInfo& info = job.source->tensors()[job.index];
+  const int64_t rows = info.rows(), cols = info.cols(), step = TileRows(cols);
+  std::vector<float> w, diff, scratch;
+  for (int64_t row = 0; row < rows; row += step) {
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    const int64_t count = std::min(step, rows - row);
+    w.resize(static_cast<size_t>(count * cols));
+    diff.resize(w.size());
+    PW_TRY(ReadFloatRows(*job.source, job.index, row, count, w.data()));
+    *heldout_total += HeldOutNorm(context, *job.statistics, w.data(), count, &scratch);
+    for (Candidate& candidate : *list) {
+      EncodedTensor tile;
+      Status status = Encode(context, job, candidate.method, w.data(), count, cols, &tile);
+      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+      DecodeRows(tile, 0, count, diff.data());
+      for (size_t i = 0; i < w.size(); ++i) diff[i] = w[i] - diff[i];
+      candidate.heldout_error +=
+          HeldOutNorm(context, *job.statistics, diff.data(), count, &scratch);
+      // The baseline of a report is measured, not kept.
+      if (candidate.method == Method::kMinMax && job.method != Method::kMinMax) continue;
+      candidate.matrix.tiles.push_back(std::move(tile));
+    }
+  }
+  return OkStatus();
+}
+
+// Writes the chosen tiles and measures what was written against the source.
+Status WriteMatrix(const Context& context, const MatrixJob& job, const EncodedMatrix& matrix,
+                   TensorSink* sink, WeightError* weight, double* output_error,
+                   double* output_total) {
+  const TensorInfo& info = job.source->tensors()[job.index];
+  const int64_t cols = info.cols();
+  std::vector<float> w, decoded;
+  int64_t row = 0;
+  for (const EncodedTensor& tile : matrix.tiles) {
+    w.resize(static_cast<size_t>(tile.rows * cols));
+    decoded.resize(w.size());
+    PW_TRY(ReadFloatRows(*job.source, job.index, row, tile.rows, w.data()));
+    DecodeRows(tile, 0, tile.rows, decoded.data());
+    WeightError total;
+    total.Add(w.data(), decoded.data(), static_cast<int64_t>(w.size()));
+    weight->Merge(total);
+    if (job.factored) {
+      // R R^T holds H + lambda I; what the damping added is taken out again.
+      const double lambda = job.statistics->lambda();
+      const float* r = job.statistics->r();
+      *output_total += NormThroughFactor(context, w.data(), tile.rows, cols, r) -
+                       lambda * total.sum_sq;
+      for (size_t i = 0; i < w.size(); ++i) decoded[i] = w[i] - decoded[i];
+      *output_error += NormThroughFactor(context, decoded.data(), tile.rows, cols, r) -
+                       lambda * total.sum_sq_error;
+    }
+    PW_TRY(sink->Write(job.index, row, tile));
+    row += tile.rows;
+  }
+  return OkStatus();
+}
+
+void FillWeightError(const WeightError& error, TensorReport* report) {
+  report->weight_rel_mse = error.RelMse();
+  report->sqnr_db = error.SqnrDb();
+  report->max_abs_error = error.max_abs_error;
+  report->cosine = error.Cosine();
+}
+
+// The candidate that the method asks for; auto takes gptq unless held-out error rises.
+const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list,
+                        TensorReport* report) {
+  const auto find = [&](Method method) -> const Candidate* {
+    for (const Candidate& c : list) {
+      if (c.method == method) return &c;
+    }
+    return nullptr;
+  };
+  if (job.method == Method::kMinMax || job.method == Method::kRtn) return find(job.method);
+  const Candidate* gptq = find(Method::kGptq);
+  const Candidate* rtn = find(Method::kRtn);
+  if (gptq == nullptr) {
+    report->fallback = "the Hessian could not be factored: rtn";
+    return rtn;
+  }
+  if (job.method == Method::kAuto && gptq->heldout_error > rtn->heldout_error) {
+    report->fallback = "held-out error rose under gptq: rtn";
+    return rtn;
+  }
+  return gptq;
+}
+
+}  // namespace
+
+std::string_view MethodName(Method method) {
+  switch (method) {
+    case Method::kMinMax: return "minmax";
+    case Method::kRtn: return "rtn";
+    case Method::kGptq: return "gptq";
+    case Method::kAuto: return "auto";
+  }
+  return "";
+}
+
+std::optional<Method> FindMethod(std::string_view name) {
+  for (const Method m : {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAuto}) {
+    if (MethodName(m) == name) return m;
+  }
+  return std::nullopt;
+}
+
+int64_t TileRows(int64_t cols) {
+  const int64_t rows = kTileElements / std::max<int64_t>(1, cols);
+  return std::max(TensorSink::kTileRows, rows / TensorSink::kTileRows * TensorSink::kTileRows);
+}
+
+void EncodedMatrix::Decode(float* out) const {
+  for (const EncodedTensor& tile : tiles) {
+    DecodeRows(tile, 0, tile.rows, out);
+    out += tile.rows * tile.cols;
+  }
+}
+
+int64_t EncodedMatrix::rows() const {
+  int64_t n = 0;
+  for (const EncodedTensor& tile : tiles) n += tile.rows;
+  return n;
+}
+
+Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job, TensorSink* sink,
+                                    TensorReport* report, ErrorSums* sums) {
+  const auto start = std::chrono::steady_clock::now();
+  const InputStatistics& statistics = *job.statistics;
+  std::vector<Candidate> list;
+  list.push_back({Method::kRtn, {}, 0});
+  list.push_back({Method::kMinMax, {}, 0});
+  const bool wants_gptq = job.method == Method::kGptq || job.method == Method::kAuto;
+  if (wants_gptq && job.factored) list.push_back({Method::kGptq, {}, 0});
+  double heldout_total = 0;
+  PW_TRY(MakeCandidates(context, job, &list, &heldout_total));
+
+  const Candidate* chosen = Choose(job, list, report);
+  report->method = MethodName(chosen->method);
+  report->tokens = statistics.tokens();
+  if (statistics.heldout_rows() > 0 && heldout_total > 0) {
+    report->output_rel_error_heldout = chosen->heldout_error / heldout_total;
+    report->output_rel_error_rtn = list[0].heldout_error / heldout_total;
+    report->output_rel_error_minmax = list[1].heldout_error / heldout_total;
+  }
+  if (chosen->method == Method::kGptq) report->damp = statistics.damp();
+
+  WeightError weight;
+  double output_error = 0, output_total = 0;
+  PW_TRY(WriteMatrix(context, job, chosen->matrix, sink, &weight, &output_error, &output_total));
+  FillWeightError(weight, report);
+  if (job.factored && output_total > 0) {
+    report->output_rel_error = std::max(0.0, output_error) / output_total;
+    sums->output_error += std::max(0.0, output_error);
+    sums->output_total += output_total;
+  }
+  sums->weight.Merge(weight);
+  report->seconds = Seconds(start);
+
+  MatrixResult result;
+  if (chosen->method != Method::kRtn) result.rtn = std::move(list[0].matrix);
+  result.chosen = std::move(const_cast<Candidate*>(chosen)->matrix);
+  return result;
+}
+
+Status StreamTensor(const Context& context, const TensorSource& source, size_t index,
+                    const Choice& choice, Method method, TensorSink* sink, TensorReport* report,
+                    ErrorSums* sums, const TileCallback& on_tile) {
+  const auto start = std::chrono::steady_clock::now();
+  const TensorInfo& info = source.tensors()[index];
+  const int64_t rows = info.rows(), cols = info.cols(), step = TileRows(cols);
+  const bool copy = choice.encoding == info.encoding;
+  const bool decodable = CanDecode(info.encoding);
+  const ScaleSearch search =
+      method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
+  if (!choice.quantize) {
+    report->method = copy ? "copy" : "cast";
+  } else {
+    report->method = method == Method::kMinMax ? "minmax" : "rtn";
+  }
+  WeightError weight;
+  std::vector<float> w, decoded;
+  for (int64_t row = 0; row < rows; row += step) {
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    const int64_t count = std::min(step, rows - row);
+    EncodedTensor tile;
+    if (decodable) {
+      w.resize(static_cast<size_t>(count * cols));
+      decoded.resize(w.size());
+      PW_TRY(ReadFloatRows(source, index, row, count, w.data()));
+    }
+    if (copy) {
+      PW_TRY(source.ReadRows(index, row, count, &tile));
+    } else {
+      Status status =
+          QuantizeRtn(context, choice.encoding, w.data(), count, cols, {}, search, &tile);
+      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+    }
+    if (decodable) {
+      DecodeRows(tile, 0, count, decoded.data());
+      weight.Add(w.data(), decoded.data(), static_cast<int64_t>(w.size()));
+      if (on_tile) PW_TRY(on_tile(row, count, decoded.data()));
+    }
+    PW_TRY(sink->Write(index, row, tile));
+  }
+  if (decodable) {
+    FillWeightError(weight, report);
+    sums->weight.Merge(weight);
+  }
+  report->seconds = Seconds(start);
+  return OkStatus();
+}
+
+}  // namespace pennyweight

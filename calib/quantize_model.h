@@ -1,0 +1,39 @@
+// The main job below the command line: every tensor of a model through its choice, method and
+// sink, and the report of what that cost.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "calib/matrix_job.h"
+#include "calib/windows.h"
+#include "lib/context.h"
+#include "lib/model.h"
+#include "lib/report.h"
+#include "lib/result.h"
+#include "lib/tensor_sink.h"
+#include "quant/mix.h"
+
+namespace pennyweight {
+
+struct QuantizeOptions {
+  Method method = Method::kAuto;
+  const Windows* windows = nullptr;  // null: no calibration
+  std::string scratch_dir;           // for hidden states that do not fit the memory limit
+};
+
+// `sink` has begun with one OutputTensor per tensor of the source, in its order; choices are
+// parallel to that. Every tensor is written; the sink is not sealed. totals.bytes_out, seconds and
+// peak_rss_bytes are the caller's to fill.
+// Errors: those of the source, the sink and the methods; kMemory; kInterrupted.
+Result<Report> QuantizeModel(const Context& context, const Model& model,
+                             std::span<const Choice> choices, const QuantizeOptions& options,
+                             TensorSink* sink);
+
+// The part of a report row that is known before any weight is read.
+TensorReport DescribeTensor(const Model& model, const TensorInfo& info);
+
+// Fills layers[].bytes, bits_per_weight and worst_tensor, and totals that sum over tensors.
+void SummariseTensors(Report* report);
+
+}  // namespace pennyweight

@@ -1,0 +1,116 @@
+// pennyweight inspect: what is in a model, before a byte of its weights is read.
+#include <fmt/format.h>
+
+#include <map>
+
+#include "cmd/commands.h"
+#include "cmd/open_model.h"
+
+namespace pennyweight {
+
+const CommandSpec kInspectSpec = {
+    "inspect",
+    "tensors, types, sizes, metadata and parameter counts of a model",
+    "MODEL",
+    1,
+    "  pennyweight inspect ./Llama-8B\n"
+    "  pennyweight inspect model.gguf --json | jq '.result.tensors[0]'\n",
+    {}};
+
+namespace {
+
+std::string ResultJson(const Model& model, int64_t parameters) {
+  Json result = Json::Object();
+  result.Set("format", Json::String(std::string(model.source->format())));
+  const bool named = model.config && !model.config->architecture.empty();
+  result.Set("architecture", named ? Json::String(model.config->architecture) : Json());
+  Json files = Json::Array();
+  for (const std::string& file : model.source->files()) files.Push(Json::String(file));
+  result.Set("files", std::move(files));
+  result.Set("parameters", Json::Integer(parameters));
+  // Every weight of a dense family works on every token.
+  result.Set("active_parameters", model.family ? Json::Integer(parameters) : Json());
+  Json tensors = Json::Array();
+  for (const TensorInfo& t : model.source->tensors()) {
+    Json row = Json::Object();
+    row.Set("name", Json::String(t.name));
+    row.Set("dtype", Json::String(t.encoding.Name()));
+    Json shape = Json::Array();
+    for (const int64_t d : t.shape) shape.Push(Json::Integer(d));
+    row.Set("shape", std::move(shape));
+    row.Set("bytes", Json::Unsigned(t.bytes));
+    row.Set("file", Json::String(t.file));
+    row.Set("offset", Json::Unsigned(t.offset));
+    tensors.Push(std::move(row));
+  }
+  result.Set("tensors", std::move(tensors));
+  Json metadata = Json::Object();
+  for (const auto& [key, value] : model.source->metadata()) {
+    metadata.Set(key, Json::String(value));
+  }
+  result.Set("metadata", std::move(metadata));
+  return result.Dump();
+}
+
+// Tensor names and metadata come from the file: nothing of them may steer a terminal.
+std::string Escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    const unsigned char u = static_cast<unsigned char>(c);
+    out += u < 0x20 || u == 0x7F ? fmt::format("\\x{:02x}", u) : std::string(1, c);
+  }
+  return out;
+}
+
+void PrintTables(const Model& model, int64_t parameters, uint64_t bytes, Console* console) {
+  std::string text = fmt::format("{}: {}", model.path, model.source->format());
+  if (model.config && !model.config->architecture.empty()) {
+    text += fmt::format(", {}", Escaped(model.config->architecture));
+  }
+  text += fmt::format("\n{} tensors, {:.2f} M parameters, {} of weights\n",
+                      model.source->tensors().size(), static_cast<double>(parameters) / 1e6,
+                      HumanBytes(bytes));
+  if (model.config && model.family) {
+    const ModelConfig& c = *model.config;
+    const int64_t kv = 2 * c.layers * c.kv_heads * c.head_dim * 2;
+    text += fmt::format("memory to run: {} of weights and {} per 1000 tokens of context (f16)\n",
+                        HumanBytes(bytes), HumanBytes(static_cast<uint64_t>(kv) * 1000));
+  }
+  std::map<std::string, std::pair<int64_t, uint64_t>> types;
+  for (const TensorInfo& t : model.source->tensors()) {
+    auto& [count, size] = types[t.encoding.Name()];
+    ++count;
+    size += t.bytes;
+  }
+  Table by_type{{"type", "tensors", "bytes"}, {}, {}};
+  for (const auto& [name, entry] : types) {
+    by_type.rows.push_back({name, fmt::format("{}", entry.first), HumanBytes(entry.second)});
+  }
+  Table table{{"tensor", "type", "shape", "bytes"}, {}, {true, true, true}};
+  for (const TensorInfo& t : model.source->tensors()) {
+    table.rows.push_back(
+        {Escaped(t.name), t.encoding.Name(), ShapeToString(t.shape), HumanBytes(t.bytes)});
+  }
+  console->Print(text + "\n" + by_type.ToString() + "\n" + table.ToString());
+}
+
+}  // namespace
+
+Result<int> RunInspect(const Invocation& invocation) {
+  PW_ASSIGN(const Model model, OpenModel(invocation.arguments.inputs()[0]));
+  int64_t parameters = 0;
+  uint64_t bytes = 0;
+  for (const TensorInfo& t : model.source->tensors()) {
+    parameters += t.elements();
+    bytes += t.bytes;
+  }
+  if (model.config_error) {
+    invocation.console.Note("note: " + model.config_error->ToString());
+  }
+  PrintTables(model, parameters, bytes, &invocation.console);
+  invocation.console.PrintResult(
+      invocation.console.json() ? ResultJson(model, parameters) : std::string());
+  return kExitDone;
+}
+
+}  // namespace pennyweight

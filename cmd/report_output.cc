@@ -1,0 +1,101 @@
+#include "cmd/report_output.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "lib/file.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr size_t kRows = 64;
+
+bool EndsWith(const std::string& text, std::string_view suffix) {
+  return text.size() >= suffix.size() &&
+         std::string_view(text).substr(text.size() - suffix.size()) == suffix;
+}
+
+std::string LayerTable(const Report& report) {
+  Table table{{"layer", "hidden error", "cosine", "rtn would give", "bits", "bytes",
+               "worst tensor"},
+              {},
+              {true, false, false, false, false, false, true}};
+  for (const LayerReport& l : report.layers) {
+    table.rows.push_back({fmt::format("{}", l.layer), Short(l.hidden_rel_error),
+                          l.hidden_cosine ? fmt::format("{:.5f}", *l.hidden_cosine) : "-",
+                          Short(l.hidden_rel_error_rtn), fmt::format("{:.2f}", l.bits_per_weight),
+                          HumanBytes(l.bytes), l.worst_tensor.value_or("-")});
+  }
+  return table.ToString();
+}
+
+std::string TensorTable(const Report& report, bool all) {
+  std::vector<const TensorReport*> rows;
+  for (const TensorReport& t : report.tensors) rows.push_back(&t);
+  std::string tail;
+  if (!all && rows.size() > kRows) {
+    std::stable_sort(rows.begin(), rows.end(), [](auto* a, auto* b) {
+      return a->weight_rel_mse.value_or(0) > b->weight_rel_mse.value_or(0);
+    });
+    tail = fmt::format("{} more tensors with less error; -v prints them all\n",
+                       rows.size() - kRows);
+    rows.resize(kRows);
+  }
+  Table table{{"tensor", "from", "to", "method", "bits", "weight error", "output error",
+               "held out", "rtn", "minmax"},
+              {},
+              {true, true, true, true}};
+  for (const TensorReport* t : rows) {
+    table.rows.push_back({t->name, t->from, t->to, t->method,
+                          fmt::format("{:.2f}", t->bits_per_weight), Short(t->weight_rel_mse),
+                          Short(t->output_rel_error), Short(t->output_rel_error_heldout),
+                          Short(t->output_rel_error_rtn), Short(t->output_rel_error_minmax)});
+  }
+  std::string notes;
+  for (const TensorReport* t : rows) {
+    if (t->fallback) notes += fmt::format("{}: {}\n", t->name, *t->fallback);
+  }
+  return table.ToString() + tail + (notes.empty() ? "" : "\nfallbacks:\n" + notes);
+}
+
+}  // namespace
+
+Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
+  for (const std::string& path : paths) {
+    if (!EndsWith(path, ".json") && !EndsWith(path, ".csv")) {
+      return Error(ErrorCode::kUsage, fmt::format("--report writes .json and .csv, not \"{}\"", path))
+          .Hint(fmt::format("use --report {}.json", path));
+    }
+    if (!force && PathExists(path)) {
+      return Error(ErrorCode::kOutputExists, "the report file exists")
+          .Hint("give another name, or --force")
+          .InFile(path);
+    }
+  }
+  return OkStatus();
+}
+
+Status WriteReportFiles(const std::vector<std::string>& paths, const Report& report,
+                        const Console& console, bool force) {
+  for (const std::string& path : paths) {
+    const std::string text = EndsWith(path, ".csv") ? ReportToCsv(report)
+                                                    : console.Document(ReportToJson(report));
+    PW_ASSIGN(const std::unique_ptr<AtomicFile> file,
+              AtomicFile::Create(path, text.size(), force));
+    PW_TRY(file->WriteAt(0, text.data(), text.size()));
+    PW_TRY(file->Seal());
+    PW_TRY(file->Commit());
+  }
+  return OkStatus();
+}
+
+std::string ReportTables(const Report& report, bool all) {
+  std::string out = "\n" + TensorTable(report, all);
+  const bool measured = std::any_of(report.layers.begin(), report.layers.end(),
+                                    [](const LayerReport& l) { return l.bytes > 0; });
+  if (measured) out += "\n" + LayerTable(report);
+  return out;
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,43 @@
+# The main job through the binary: the same bytes for any -j and --memory, and what is written can
+# be read, evaluated and compared.
+. "$(dirname "$0")/common.sh"
+
+run() { "$P" "$@" >"$WORK/stdout" 2>"$WORK/stderr" || fail "$* ($(cat "$WORK/stderr"))"; }
+
+calibrated=(--tokens 4096 --calib "$SOURCE_DIR/calib/text/prose.txt")
+[ -e "$SOURCE_DIR/calib/text/prose.txt" ] || calibrated=(--tokens 4096)
+
+# Twice, with one and two threads, with little and much memory (hidden states spilled or not).
+run quantize "$MODEL" -o "$WORK/a.gguf" "${calibrated[@]}" -j 1 --report "$WORK/a.json"
+run quantize "$MODEL" -o "$WORK/b.gguf" "${calibrated[@]}" -j 2
+run quantize "$MODEL" -o "$WORK/c.gguf" "${calibrated[@]}" -j 2 --memory 110M
+cmp "$WORK/a.gguf" "$WORK/b.gguf" || fail "-j changes the bytes"
+cmp "$WORK/a.gguf" "$WORK/c.gguf" || fail "--memory changes the bytes"
+run quantize "$MODEL" -o "$WORK/d" --type int4 "${calibrated[@]}" -j 1
+run quantize "$MODEL" -o "$WORK/e" --type int4 "${calibrated[@]}" -j 2
+diff -r "$WORK/d" "$WORK/e" || fail "-j changes the bytes of a folder"
+
+# The report has its keys, and calibration pays.
+for key in totals layers tensors weight_rel_mse output_rel_error_heldout hidden_rel_error; do
+  grep -q "\"$key\"" "$WORK/a.json" || fail "the report has no $key"
+done
+
+# What was written is a model again, in both containers.
+for out in a.gguf d; do
+  run inspect "$WORK/$out" --json
+  grep -q '"name":"model.layers.0.self_attn.q_proj.weight"' "$WORK/stdout" ||
+    fail "$out does not list q_proj under its own name"
+  run compare "$MODEL" "$WORK/$out" --fail-above weight_rel_mse=0.05
+  run eval "$WORK/$out" --prompt "And the LORD said" --generate 4 --json
+  grep -q '"text":"And the LORD said' "$WORK/stdout" || fail "$out does not speak: $(cat "$WORK/stdout")"
+done
+expect 1 "is above" -- compare "$MODEL" "$WORK/a.gguf" --fail-above weight_rel_mse=0.000001:q_proj
+expect 2 "matches nothing" -- compare "$MODEL" "$WORK/a.gguf" --fail-above weight_rel_mse=1:nosuch
+
+# The types asked for are the types written; a plain copy is exact.
+run quantize "$MODEL" -o "$WORK/f.gguf" --type q4_0 --method rtn --tensor-type 'down_proj=q6_k' --json
+grep -q '"to": *"q6_k"' "$WORK/stdout" || fail "--tensor-type was not followed"
+run quantize "$MODEL" -o "$WORK/plain.safetensors" --type bf16
+run compare "$MODEL" "$WORK/plain.safetensors" --fail-above weight_rel_mse=0
+
+exit $failed
