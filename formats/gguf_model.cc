@@ -1,0 +1,160 @@
+// GGUF as a model: tensors of known families under Hugging Face's names and in its row order.
+#include <fmt/format.h>
+
+#include <unordered_set>
+
+#include "formats/gguf_metadata.h"
+#include "formats/gguf_reader.h"
+#include "formats/gguf_rope.h"
+#include "formats/gguf_rows.h"
+#include "formats/readers.h"
+
+namespace pennyweight {
+namespace {
+
+// Where a listed tensor stands.
+struct Stored {
+  size_t file = 0;
+  RowOrder order;
+};
+
+struct Listing {
+  std::vector<TensorInfo> tensors;
+  std::vector<Stored> stored;
+};
+
+class GgufSource : public TensorSource {
+ public:
+  GgufSource(std::vector<GgufFile> files, Listing listing)
+      : files_(std::move(files)), listing_(std::move(listing)) {
+    for (const GgufFile& file : files_) paths_.push_back(file.file().path());
+    const GgufFile& first = files_.front();
+    for (const GgufEntry& entry : first.entries()) metadata_[entry.key] = first.Printable(entry);
+  }
+
+  const std::vector<TensorInfo>& tensors() const override { return listing_.tensors; }
+  std::string_view format() const override { return "gguf"; }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
+  const std::vector<std::string>& files() const override { return paths_; }
+
+  Status ReadRows(size_t index, int64_t row, int64_t count, EncodedTensor* out) const override {
+    const TensorInfo& info = listing_.tensors[index];
+    const Stored& stored = listing_.stored[index];
+    const ReadFile& file = files_[stored.file].file();
+    *out = EncodedTensor::Allocate(info.encoding, count, info.cols());
+    const auto read = [&](uint64_t offset, void* to, uint64_t bytes) {
+      return file.ReadAt(info.offset + offset, to, bytes);  // inside the file, as Open proved
+    };
+    const uint64_t row_bytes = info.encoding.RowBytes(info.cols()).value_or(0);
+    Status status = stored.order.Read(read, row_bytes, row, count, out->data.data());
+    if (!status.ok()) {
+      return std::move(status).TakeError().InFile(info.file).InTensor(info.name);
+    }
+    return OkStatus();
+  }
+
+ private:
+  std::vector<GgufFile> files_;
+  Listing listing_;
+  std::vector<std::string> paths_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// The tensor under its stored name, in its stored order.
+TensorInfo StoredInfo(const GgufFile& file, const GgufTensor& tensor) {
+  TensorInfo info;
+  info.name = tensor.name;
+  info.stored_name = tensor.name;
+  info.encoding = tensor.encoding;
+  info.shape = tensor.shape;
+  info.bytes = tensor.bytes;
+  info.file = file.file().path();
+  info.offset = tensor.offset;
+  return info;
+}
+
+Listing ListAsStored(const std::vector<GgufFile>& files) {
+  Listing out;
+  for (size_t i = 0; i < files.size(); ++i) {
+    for (const GgufTensor& tensor : files[i].tensors()) {
+      out.tensors.push_back(StoredInfo(files[i], tensor));
+      out.stored.push_back({i, RowOrder()});
+    }
+  }
+  return out;
+}
+
+// The same in canonical form. Errors: kConfigInvalid, kUnsupported, kDuplicateKey when the family
+// does not fit the tensors; they name the tensor.
+Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& family,
+                             const ModelConfig& config) {
+  Listing all = ListAsStored(files);
+  Listing out;
+  std::unordered_set<std::string> names;
+  for (size_t i = 0; i < all.tensors.size(); ++i) {
+    TensorInfo& info = all.tensors[i];
+    // A form of the rope scaling, which the configuration holds: no weight.
+    if (info.stored_name == kRopeFreqsName) continue;
+    const auto fail = [&](Error error) {
+      return std::move(error).InFile(info.file).InTensor(info.stored_name).At(info.offset);
+    };
+    const TensorPlace place = PlaceOfGguf(family, info.stored_name);
+    if (place.rule != nullptr) {
+      if (place.layer >= config.layers) {
+        return fail(
+            Error(ErrorCode::kConfigInvalid,
+                  fmt::format("block_count is {}, so this layer is one too many", config.layers)));
+      }
+      info.name = NameFor(place.rule->hf, place.layer);
+      auto order = RowOrder::Make(place.rule->row_map, config, info.encoding, info.shape);
+      if (!order.ok()) return fail(std::move(order).TakeError());
+      all.stored[i].order = std::move(order).value();
+    }
+    if (!names.insert(info.name).second) {
+      return fail(
+          Error(ErrorCode::kDuplicateKey, fmt::format("two tensors would be \"{}\"", info.name)));
+    }
+    out.tensors.push_back(std::move(info));
+    out.stored.push_back(std::move(all.stored[i]));
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<Model> OpenGguf(const std::string& path) {
+  PW_ASSIGN(std::vector<GgufFile> files, OpenGgufFiles(path));
+  const std::string& first = files.front().file().path();
+  Model model;
+  model.path = path;
+  ModelConfig config;
+  Status status = ReadGgufConfig(files, &config);
+  Listing listing;
+  if (status.ok()) {
+    const Family* family = FindFamily(config.family);
+    auto canonical = ListAsFamily(files, *family, config);
+    if (canonical.ok()) {
+      listing = std::move(canonical).value();
+      model.config = std::move(config);
+      model.family = family;
+    } else {
+      status = std::move(canonical).TakeError();
+    }
+  }
+  if (!status.ok()) {
+    // Without a configuration neither names nor row order can be canonical.
+    listing = ListAsStored(files);
+    if (status.error().code == ErrorCode::kUnknownFamily) model.config = std::move(config);
+    model.config_error = std::move(status).TakeError().InFile(first);
+  }
+  auto vocabulary = ReadGgufVocabulary(files.front());
+  if (vocabulary.ok()) {
+    model.vocabulary = std::move(vocabulary).value();
+  } else {
+    model.vocabulary_error = std::move(vocabulary).TakeError().InFile(first);
+  }
+  model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
+  return model;
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,302 @@
+// MakeGgufSink: one GGUF v3 file.
+//
+// Tensors stand in the order of llama.cpp's converter: rope_freqs, token_embd, the layers,
+// output_norm, output. The header is written last: a file that is cut off is no GGUF file.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+#include "formats/detect.h"
+#include "formats/gguf_metadata.h"
+#include "formats/gguf_rope.h"
+#include "formats/gguf_rows.h"
+#include "formats/gguf_writer.h"
+#include "formats/shard_writer.h"
+#include "formats/sinks.h"
+#include "lib/file.h"
+#include "lib/written_ranges.h"
+
+namespace pennyweight {
+namespace {
+
+bool StartsWith(std::string_view text, std::string_view prefix) {
+  return text.substr(0, prefix.size()) == prefix;
+}
+
+bool EndsWith(std::string_view text, std::string_view suffix) {
+  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
+}
+
+// An announced tensor in the file.
+struct Placement {
+  static constexpr size_t kDropped = SIZE_MAX;
+  size_t place = kDropped;  // in header_.tensors(); kDropped: derived, the file does without it
+  uint64_t row_bytes = 0;
+  RowOrder order;
+};
+
+class GgufSink : public TensorSink {
+ public:
+  // `inputs`: the GGUF files of the model, or none. `family`: null to keep names and rows as the
+  // input has them.
+  GgufSink(SinkOptions options, std::vector<GgufFile> inputs, const Family* family)
+      : options_(std::move(options)), inputs_(std::move(inputs)), family_(family) {}
+
+  Status Begin(const std::vector<OutputTensor>& tensors) override {
+    tensors_ = tensors;
+    PW_TRY(AddMetadata());
+    PW_TRY(PlaceTensors());
+    PW_TRY(header_.Finish());
+    PW_ASSIGN(file_, AtomicFile::Create(options_.path, header_.file_bytes(), options_.force));
+    if (rope_freqs_.empty()) return OkStatus();
+    return WriteBytes(header_.tensors().front().offset, rope_freqs_.data(),
+                      rope_freqs_.size() * sizeof(float));
+  }
+
+  Status Write(size_t index, int64_t row, const EncodedTensor& tile) override {
+    if (index >= slots_.size()) {
+      return Error(ErrorCode::kUsage, fmt::format("tensor {} was not announced", index));
+    }
+    const Placement& slot = slots_[index];
+    PW_TRY(CheckTile(tensors_[index], row, tile));
+    if (slot.place == Placement::kDropped) return OkStatus();
+    const uint64_t base = header_.tensors()[slot.place].offset;
+    const auto write = [&](uint64_t offset, const void* from, uint64_t bytes) {
+      return WriteBytes(base + offset, from, bytes);
+    };
+    Status status = slot.order.Write(write, slot.row_bytes, row, tile.rows, tile.data.data());
+    if (!status.ok()) return std::move(status).TakeError().InTensor(tensors_[index].name);
+    return OkStatus();
+  }
+
+  Status Seal() override {
+    for (const GgufTensor& tensor : header_.tensors()) {
+      Status covered = written_.Covered(tensor.offset, tensor.offset + tensor.bytes);
+      if (!covered.ok()) {
+        return std::move(covered).TakeError().InFile(options_.path).InTensor(tensor.name);
+      }
+    }
+    PW_TRY(WriteBytes(0, header_.bytes().data(), header_.bytes().size()));
+    PW_TRY(file_->Seal());
+    PW_ASSIGN(const ReadFile file, ReadFile::Open(file_->temp_path()));
+    Status same = written_.VerifyFile(file);
+    if (!same.ok()) return WithTensor(std::move(same).TakeError());
+    PW_TRY(CheckList());
+    sealed_ = true;
+    return OkStatus();
+  }
+
+  Status Commit() override {
+    if (!sealed_) return Error(ErrorCode::kVerifyFailed, "the output was not checked");
+    return file_->Commit();
+  }
+
+  std::string OutputName(size_t index) const override {
+    const Placement& slot = slots_[index];
+    return slot.place == Placement::kDropped ? "" : header_.tensors()[slot.place].name;
+  }
+  uint64_t OutputBytes(size_t index) const override {
+    const Placement& slot = slots_[index];
+    return slot.place == Placement::kDropped ? 0 : header_.tensors()[slot.place].bytes;
+  }
+  uint64_t TotalBytes() const override { return header_.file_bytes(); }
+
+ private:
+  Status WriteBytes(uint64_t offset, const void* from, uint64_t bytes) {
+    PW_TRY(file_->WriteAt(offset, from, bytes));
+    written_.Record(offset, from, bytes);
+    return OkStatus();
+  }
+
+  Status AddMetadata() {
+    if (family_ != nullptr) {
+      ModelConfig config = *options_.model->config;
+      for (const OutputTensor& tensor : tensors_) {
+        if (tensor.name == family_->embedding && tensor.shape.size() == 2) {
+          config.vocab_size = tensor.shape[0];
+        }
+      }
+      AddConfigKeys(*family_, config, &header_);
+      PW_TRY(AddVocabulary(config.vocab_size));
+    }
+    header_.AddU32("general.file_type", options_.gguf_file_type);
+    header_.AddU32("general.quantization_version", 2);
+    for (const auto& [key, value] : options_.provenance) {
+      const std::string full = StartsWith(key, "pennyweight.") ? key : "pennyweight." + key;
+      if (!header_.Has(full)) header_.AddString(full, value);
+    }
+    if (!inputs_.empty()) CopyKeys(inputs_.front(), "");
+    return OkStatus();
+  }
+
+  // A GGUF input's tokenizer passes as it is: it may hold more than a Vocabulary does.
+  Status AddVocabulary(int64_t vocab_size) {
+    if (!inputs_.empty()) {
+      const GgufFile& input = inputs_.front();
+      const GgufEntry* tokens = input.Find("tokenizer.ggml.tokens");
+      if (tokens != nullptr && tokens->count == static_cast<uint64_t>(vocab_size)) {
+        CopyKeys(input, "tokenizer.");
+        return OkStatus();
+      }
+    }
+    const Model& model = *options_.model;
+    if (model.vocabulary) return AddVocabularyKeys(*model.vocabulary, vocab_size, &header_);
+    if (model.vocabulary_error) return *model.vocabulary_error;
+    return Error(ErrorCode::kTokenizer, "the model has no vocabulary, and a GGUF file needs one")
+        .Hint("put tokenizer.model or tokenizer.json beside config.json")
+        .InFile(model.path);
+  }
+
+  // Keys that begin with `prefix`, but not those that are there, that describe the input's own
+  // bytes, or that tell how the input was made.
+  void CopyKeys(const GgufFile& input, std::string_view prefix) {
+    for (const GgufEntry& entry : input.entries()) {
+      const std::string& key = entry.key;
+      if (!StartsWith(key, prefix) || header_.Has(key) || key == "general.alignment" ||
+          StartsWith(key, "split.") || StartsWith(key, "pennyweight.")) {
+        continue;
+      }
+      header_.AddCopy(input, entry);
+    }
+  }
+
+  Status PlaceTensors() {
+    slots_.resize(tensors_.size());
+    std::vector<TensorPlace> places(tensors_.size());
+    std::vector<size_t> order;
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      if (family_ != nullptr) places[i] = PlaceOfHf(*family_, tensors_[i].name);
+      const bool known = places[i].rule != nullptr;
+      // A table of frequencies that rope_theta gives: old checkpoints hold it, GGUF does not.
+      if (!known && EndsWith(tensors_[i].name, ".rotary_emb.inv_freq")) continue;
+      if (!known && inputs_.empty()) {
+        return Error(ErrorCode::kUnsupported,
+                     "GGUF has no name for this tensor of the family " + std::string(family_->name))
+            .InTensor(tensors_[i].name);
+      }
+      order.push_back(i);
+    }
+    if (family_ != nullptr) {
+      std::stable_sort(order.begin(), order.end(),
+                       [&](size_t a, size_t b) { return SortKey(places[a]) < SortKey(places[b]); });
+      PW_TRY(AddRopeFreqs());
+    }
+    for (const size_t i : order) PW_TRY(PlaceTensor(i, places[i]));
+    return OkStatus();
+  }
+
+  // Embedding, layers, final norm, head, others; in a layer the order of the family's table.
+  std::tuple<int, int64_t, std::ptrdiff_t> SortKey(const TensorPlace& place) const {
+    if (place.rule == nullptr) return {4, 0, 0};
+    const std::ptrdiff_t rule = place.rule - family_->tensors.data();
+    if (place.layer >= 0) return {1, place.layer, rule};
+    if (place.rule->hf == family_->embedding) return {0, 0, rule};
+    return {place.rule->hf == family_->head ? 3 : 2, 0, rule};
+  }
+
+  Status AddRopeFreqs() {
+    const ModelConfig& config = *options_.model->config;
+    if (config.rope_scaling.kind != RopeScaling::Kind::kLlama3) return OkStatus();
+    rope_freqs_ = Llama3RopeFactors(config.rope_scaling, config.rope_theta, config.head_dim);
+    return header_.AddTensor(kRopeFreqsName, Encoding::Plain(DType::kF32),
+                             {static_cast<int64_t>(rope_freqs_.size())});
+  }
+
+  Status PlaceTensor(size_t index, const TensorPlace& place) {
+    const OutputTensor& tensor = tensors_[index];
+    const bool known = place.rule != nullptr;
+    Status status = header_.AddTensor(known ? NameFor(place.rule->gguf, place.layer) : tensor.name,
+                                      tensor.encoding, tensor.shape);
+    if (!status.ok()) return status;
+    Placement& slot = slots_[index];
+    slot.place = header_.tensors().size() - 1;
+    slot.row_bytes =
+        tensor.encoding.RowBytes(tensor.shape.empty() ? 1 : tensor.shape.back()).value_or(0);
+    if (!known) return OkStatus();
+    auto order =
+        RowOrder::Make(place.rule->row_map, *options_.model->config, tensor.encoding, tensor.shape);
+    if (!order.ok()) return std::move(order).TakeError().InTensor(tensor.name);
+    slot.order = std::move(order).value();
+    return OkStatus();
+  }
+
+  // The ordinary reader must find what was announced.
+  Status CheckList() const {
+    PW_ASSIGN(const GgufFile file, GgufFile::Open(file_->temp_path()));
+    const auto& wrote = header_.tensors();
+    const auto& found = file.tensors();
+    bool same = wrote.size() == found.size() && file.notes().empty();
+    for (size_t i = 0; same && i < wrote.size(); ++i) {
+      same = wrote[i].name == found[i].name && wrote[i].encoding == found[i].encoding &&
+             wrote[i].shape == found[i].shape && wrote[i].offset == found[i].offset &&
+             wrote[i].bytes == found[i].bytes;
+    }
+    if (same) return OkStatus();
+    return Error(ErrorCode::kVerifyFailed, "the file lists other tensors than were written")
+        .InFile(options_.path);
+  }
+
+  // Names the tensor at the offset of a verification error.
+  Error WithTensor(Error error) const {
+    for (const GgufTensor& tensor : header_.tensors()) {
+      const auto at = static_cast<uint64_t>(error.offset);
+      if (error.offset >= 0 && at >= tensor.offset && at - tensor.offset < tensor.bytes) {
+        return std::move(error).InTensor(tensor.name);
+      }
+    }
+    return error;
+  }
+
+  SinkOptions options_;
+  std::vector<GgufFile> inputs_;
+  const Family* family_;
+  std::vector<OutputTensor> tensors_;
+  GgufHeader header_;
+  std::vector<Placement> slots_;
+  std::vector<float> rope_freqs_;
+  std::unique_ptr<AtomicFile> file_;
+  WrittenRanges written_;
+  bool sealed_ = false;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TensorSink>> MakeGgufSink(const SinkOptions& options) {
+  if (options.model == nullptr) {
+    return Error(ErrorCode::kUsage, "a GGUF file needs the model it is made from");
+  }
+  const Model& model = *options.model;
+  if (model.source != nullptr) {
+    for (const std::string& input : model.source->files()) {
+      if (!SameFile(input, options.path)) continue;
+      return Error(ErrorCode::kOutputIsInput, "the output is one of the inputs")
+          .InFile(options.path);
+    }
+  }
+  if (!options.force && PathExists(options.path)) {
+    return Error(ErrorCode::kOutputExists, "the output exists")
+        .Hint("add --force to replace it")
+        .InFile(options.path);
+  }
+  std::vector<GgufFile> inputs;
+  if (!model.path.empty() && PathExists(model.path) && !IsDirectory(model.path)) {
+    const auto format = DetectFormat(model.path);
+    if (format.ok() && *format == FileFormat::kGguf) {
+      PW_ASSIGN(inputs, OpenGgufFiles(model.path));
+    }
+  }
+  const bool canonical = model.family != nullptr && model.config && !model.config_error;
+  if (!canonical && inputs.empty()) {
+    if (model.config_error) return *model.config_error;
+    return Error(ErrorCode::kUnknownFamily,
+                 "GGUF names are known for models with a config.json of "
+                 "a known family")
+        .InFile(model.path);
+  }
+  return std::unique_ptr<TensorSink>(
+      std::make_unique<GgufSink>(options, std::move(inputs), canonical ? model.family : nullptr));
+}
+
+}  // namespace pennyweight
