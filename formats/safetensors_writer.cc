@@ -79,7 +79,10 @@ Result<SafetensorsLayout> LayOutSafetensors(const std::vector<StoredTensor>& ten
       return Error(ErrorCode::kOverflow, "the file's size does not fit 64 bits")
           .InTensor(tensor.name);
     }
-    text += "," + Json::String(tensor.name).Dump() + ":" + Entry(tensor, at, *end).Dump();
+    text += ',';
+    text += Json::String(tensor.name).Dump();
+    text += ':';
+    text += Entry(tensor, at, *end).Dump();
     layout.offsets.push_back(at);
     layout.bytes.push_back(bytes);
     at = *end;
