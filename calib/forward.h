@@ -33,6 +33,11 @@ using LayerWeights = std::map<std::string_view, Weight>;
 // F32. Errors: kTensorMissing, kInvalidTensor (not the shape the configuration gives).
 Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
                           const ModelConfig& config, std::string_view pattern, int64_t layer);
+// Rows [row, row + count) of such a matrix, without bias: a large head is multiplied in tiles.
+// Precondition: the range is inside the configuration's shape.
+Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
+                              const ModelConfig& config, std::string_view pattern, int64_t layer,
+                              int64_t row, int64_t count);
 Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
                                const ModelConfig& config, int64_t layer);
 

@@ -88,33 +88,43 @@ Status LoadBias(const TensorSource& source, std::string name, int64_t rows,
 
 }  // namespace
 
-Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
-                          const ModelConfig& config, std::string_view pattern, int64_t layer) {
-  const std::string name = NameFor(pattern, layer);
-  PW_ASSIGN(const size_t index, FindTensor(source, name));
+Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
+                              const ModelConfig& config, std::string_view pattern, int64_t layer,
+                              int64_t row, int64_t count) {
+  PW_ASSIGN(const size_t index, FindTensor(source, NameFor(pattern, layer)));
   const TensorInfo& info = source.tensors()[index];
-  const Role role = RoleOf(family, pattern);
-  PW_TRY(CheckShape(info, ExpectedShape(role, config)));
+  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
   Weight weight;
-  weight.rows = info.rows();
+  weight.rows = count;
   weight.cols = info.cols();
   const Encoding& encoding = info.encoding;
   if (encoding.kind == Encoding::Kind::kPlain &&
       (encoding.dtype == DType::kF16 || encoding.dtype == DType::kBF16)) {
     EncodedTensor stored;
-    PW_TRY(source.ReadRows(index, 0, weight.rows, &stored));
+    PW_TRY(source.ReadRows(index, row, count, &stored));
     weight.dtype = encoding.dtype;
     weight.data = std::move(stored.data);
-  } else {
-    weight.dtype = DType::kF32;
-    weight.data.resize(static_cast<size_t>(weight.rows * weight.cols) * sizeof(float));
-    auto* values = reinterpret_cast<float*>(weight.data.data());
-    for (int64_t row = 0; row < weight.rows; row += kDecodeRows) {
-      PW_TRY(ReadFloatRows(source, index, row, std::min(kDecodeRows, weight.rows - row),
-                           values + row * weight.cols));
-    }
+    return weight;
   }
-  if (role != Role::kNorm) PW_TRY(LoadBias(source, name, weight.rows, &weight.bias));
+  weight.dtype = DType::kF32;
+  weight.data.resize(static_cast<size_t>(count * weight.cols) * sizeof(float));
+  auto* values = reinterpret_cast<float*>(weight.data.data());
+  for (int64_t done = 0; done < count; done += kDecodeRows) {
+    PW_TRY(ReadFloatRows(source, index, row + done, std::min(kDecodeRows, count - done),
+                         values + done * weight.cols));
+  }
+  return weight;
+}
+
+Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
+                          const ModelConfig& config, std::string_view pattern, int64_t layer) {
+  const std::string name = NameFor(pattern, layer);
+  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  const int64_t rows = source.tensors()[index].rows();
+  PW_ASSIGN(Weight weight, LoadWeightRows(source, family, config, pattern, layer, 0, rows));
+  if (RoleOf(family, pattern) != Role::kNorm) {
+    PW_TRY(LoadBias(source, name, weight.rows, &weight.bias));
+  }
   return weight;
 }
 
