@@ -48,7 +48,8 @@ struct MixOptions {
 struct Choice {
   Encoding encoding;
   bool quantize = false;                // false: stored plain
-  std::optional<std::string> fallback;  // why it is not what was asked for
+  std::optional<std::string> fallback;  // why it was left alone, or is not what was asked for
+  bool degraded = false;  // a shape stood in the way of what was asked for (--strict)
 };
 
 // One choice per tensor, in the order given. For gguf mixes the choices equal those of llama.cpp's
