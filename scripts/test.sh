@@ -1,0 +1,115 @@
+#!/bin/bash
+# Builds everything and runs every test. With --interop it also installs the real clients (llama.cpp
+# through node-llama-cpp, gguf, transformers, compressed-tensors), at pinned versions and under
+# build/interop, and lets them load what pennyweight writes. The last lines are ctest's summary.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source_dir=$PWD
+interop_dir=$source_dir/build/interop
+
+interop=no
+for argument in "$@"; do
+  case $argument in
+    --interop) interop=yes ;;
+    *) echo "usage: scripts/test.sh [--interop]" >&2; exit 2 ;;
+  esac
+done
+
+# Runs a command silently; shows everything when it fails.
+quietly() {
+  local log
+  log=$(mktemp)
+  if ! "$@" >"$log" 2>&1; then
+    cat "$log" >&2
+    rm -f "$log"
+    echo "test.sh: failed: $*" >&2
+    return 1
+  fi
+  rm -f "$log"
+}
+
+# The exact versions that the interop tests were written against.
+torch=2.13.0
+python_packages=(numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3
+                 transformers==5.23.0 compressed-tensors==0.20.0)
+node_llama_cpp=3.22.1
+node_fallback=22.22.0
+
+setup_python() {
+  local stamp="$interop_dir/python-${torch}-$(echo "${python_packages[*]}" | cksum | cut -d' ' -f1)"
+  export PYTHON=$interop_dir/venv/bin/python
+  [ -f "$stamp" ] && return
+  echo "test.sh: installing Python packages under build/interop" >&2
+  rm -rf "$interop_dir/venv"
+  python3 -m venv "$interop_dir/venv"
+  # A CPU build where the index offers one; then nothing pulls in the large default build.
+  quietly "$PYTHON" -m pip install "torch==$torch+cpu" 2>/dev/null ||
+    quietly "$PYTHON" -m pip install "torch==$torch"
+  quietly "$PYTHON" -m pip install "${python_packages[@]}"
+  touch "$stamp"
+}
+
+# The system's Node when it is new enough, else the one of the npm package `node`.
+find_node() {
+  NODE=$(command -v node || true)
+  local major=0
+  [ -n "$NODE" ] && major=$("$NODE" -p 'process.versions.node.split(".")[0]')
+  if [ "$major" -lt 20 ]; then
+    NODE=$interop_dir/node/node_modules/node/bin/node
+    if [ ! -x "$NODE" ]; then
+      echo "test.sh: installing Node $node_fallback under build/interop" >&2
+      mkdir -p "$interop_dir/node"
+      (cd "$interop_dir/node" && quietly npm install --no-audit --no-fund --prefix . \
+        "node@$node_fallback")
+    fi
+  fi
+  export NODE
+}
+
+# Prebuilt llama.cpp from registry packages only: no build, no download by an install script.
+setup_node() {
+  find_node
+  export NODE_PATH=$interop_dir/npm/node_modules
+  local stamp="$interop_dir/npm-$node_llama_cpp"
+  [ -f "$stamp" ] && return
+  echo "test.sh: installing node-llama-cpp under build/interop" >&2
+  rm -rf "$interop_dir/npm"
+  mkdir -p "$interop_dir/npm"
+  local machine
+  case $(uname -m) in
+    aarch64) machine=linux-arm64 ;;
+    *) machine=linux-x64 ;;
+  esac
+  (cd "$interop_dir/npm" && quietly npm install --no-audit --no-fund --ignore-scripts \
+    --omit=optional --prefix . "node-llama-cpp@$node_llama_cpp" \
+    "@node-llama-cpp/$machine@$node_llama_cpp")
+  touch "$stamp"
+}
+
+if [ "$interop" = yes ]; then
+  extra=(python3 python3-venv)
+  command -v npm >/dev/null 2>&1 || extra+=(npm)
+  scripts/setup.sh "${extra[@]}"
+else
+  scripts/setup.sh
+fi
+
+quietly cmake --preset release -DPENNYWEIGHT_TESTS=ON
+cmake --build --preset release
+
+interop_status=0
+if [ "$interop" = yes ]; then
+  mkdir -p "$interop_dir"
+  setup_python
+  setup_node
+  export PENNYWEIGHT=$source_dir/build/release/pennyweight SOURCE_DIR=$source_dir
+  export INTEROP_DIR=$interop_dir
+  bash tests/interop/run.sh || interop_status=$?
+  if [ "$interop_status" != 0 ]; then
+    echo "test.sh: interop failed with status $interop_status" >&2
+  fi
+fi
+
+# Last, so that its summary closes the output; a failure of either fails the run.
+ctest --preset release
+exit "$interop_status"
