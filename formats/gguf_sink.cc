@@ -209,7 +209,7 @@ class GgufSink : public TensorSink {
     const bool known = place.rule != nullptr;
     Status status = header_.AddTensor(known ? NameFor(place.rule->gguf, place.layer) : tensor.name,
                                       tensor.encoding, tensor.shape);
-    if (!status.ok()) return status;
+    if (!status.ok()) return std::move(status).TakeError().InTensor(tensor.name);
     Placement& slot = slots_[index];
     slot.place = header_.tensors().size() - 1;
     slot.row_bytes =

@@ -82,37 +82,34 @@ void GgufHeader::AddCopy(const GgufFile& file, const GgufEntry& entry) {
 bool GgufHeader::Has(std::string_view key) const { return keys_.count(std::string(key)) > 0; }
 
 Status GgufHeader::AddTensor(std::string_view name, const Encoding& encoding, const Shape& shape) {
-  const auto fail = [&](ErrorCode code, std::string text) {
-    return Error(code, std::move(text)).InTensor(std::string(name));
-  };
   if (name.empty() || name.size() > kGgufTensorNameBytes || !IsPlainText(name)) {
-    return fail(ErrorCode::kInvalidName,
-                fmt::format("GGUF takes names of 1 to {} bytes", kGgufTensorNameBytes));
+    return Error(ErrorCode::kInvalidName,
+                 fmt::format("GGUF takes names of 1 to {} bytes", kGgufTensorNameBytes));
   }
   if (!GgmlIdOf(encoding) || IsGgmlScratchType(encoding)) {
-    return fail(ErrorCode::kUnsupported, fmt::format("GGUF does not store {}", encoding.Name()))
+    return Error(ErrorCode::kUnsupported, fmt::format("GGUF does not store {}", encoding.Name()))
         .Hint("choose a GGUF type, as `--type q4_k_m`");
   }
   if (shape.size() > kGgufRank) {
-    return fail(ErrorCode::kUnsupported, fmt::format("GGUF holds up to {} dimensions, this has {}",
-                                                     kGgufRank, shape.size()));
+    return Error(ErrorCode::kUnsupported, fmt::format("GGUF holds up to {} dimensions, this has {}",
+                                                      kGgufRank, shape.size()));
   }
   if (!names_.emplace(name, true).second) {
-    return fail(ErrorCode::kDuplicateKey, "two tensors of the output have this name");
+    return Error(ErrorCode::kDuplicateKey, "two tensors of the output have this name");
   }
   GgufTensor tensor{std::string(name), encoding, shape, data_bytes_, 0};
   const std::optional<int64_t> elements = ElementCount(shape);
-  if (!elements) return fail(ErrorCode::kOverflow, "the shape does not fit 64 bits");
+  if (!elements) return Error(ErrorCode::kOverflow, "the shape does not fit 64 bits");
   const int64_t cols = shape.empty() ? 1 : shape.back();
   const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
   if (*elements == 0 || !row_bytes) {
-    return fail(ErrorCode::kInvalidTensor, fmt::format("the shape {} cannot be stored as {}",
-                                                       ShapeToString(shape), encoding.Name()));
+    return Error(ErrorCode::kInvalidTensor, fmt::format("the shape {} cannot be stored as {}",
+                                                        ShapeToString(shape), encoding.Name()));
   }
   const auto bytes = CheckedMul(*row_bytes, static_cast<uint64_t>(*elements / cols));
   const auto end = bytes ? CheckedAdd(data_bytes_, *bytes) : std::nullopt;
   const auto padded = end ? CheckedAlign(*end, kGgufDefaultAlignment) : std::nullopt;
-  if (!padded) return fail(ErrorCode::kOverflow, "the file's size does not fit 64 bits");
+  if (!padded) return Error(ErrorCode::kOverflow, "the file's size does not fit 64 bits");
   tensor.bytes = *bytes;
   data_bytes_ = *padded;
   tensors_.push_back(std::move(tensor));
