@@ -94,14 +94,16 @@ Status ParseNormalizer(const Json& json, Vocabulary* vocabulary) {
       fmt::format("a BPE with normalizer {:.200}", TypeNames(*normalizer, "normalizers")));
 }
 
-Status CheckModel(const Json& model) {
+Status CheckType(const Json& model) {
   const std::string type = StringAt(model, "type");
   // Files of the first versions do not say the type; only BPE has merges.
   const bool untyped_bpe = type.empty() && FindNonNull(model, "merges") != nullptr;
-  if (type != "BPE" && !untyped_bpe) {
-    return Refused(type.empty() ? "a tokenizer that does not say its type"
-                                : fmt::format("a tokenizer of type {:.100}", type));
-  }
+  if (type == "BPE" || untyped_bpe) return OkStatus();
+  return Refused(type.empty() ? "a tokenizer that does not say its type"
+                              : fmt::format("a tokenizer of type {:.100}", type));
+}
+
+Status CheckMerging(const Json& model) {
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!StringAt(model, key).empty()) return Refused(fmt::format("a BPE with {}", key));
   }
@@ -227,12 +229,13 @@ std::optional<std::string> SpecialOf(const Json& element) {
 Result<Vocabulary> ParseTokenizerJson(const Json& json) {
   const Json* model = json.Find("model");
   if (model == nullptr || !model->is_object()) return Malformed("\"model\" must be an object");
-  PW_TRY(CheckModel(*model));
+  PW_TRY(CheckType(*model));
   const Json* vocab = FindNonNull(*model, "vocab");
   if (vocab == nullptr || !vocab->is_object()) return Malformed("\"vocab\" must be an object");
   Vocabulary vocabulary;
   vocabulary.kind = Vocabulary::Kind::kSentencePieceBpe;
   PW_TRY(ParseNormalizer(json, &vocabulary));
+  PW_TRY(CheckMerging(*model));
   PW_ASSIGN(const TokenIds ids, ParseVocab(*vocab, &vocabulary));
   PW_TRY(ParseMerges(*model, ids, &vocabulary));
   vocabulary.byte_fallback = BoolAt(*model, "byte_fallback");
