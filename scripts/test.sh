@@ -28,15 +28,13 @@ quietly() {
   rm -f "$log"
 }
 
-# The exact versions that the interop tests were written against.
+# The other pinned versions are in tests/interop: requirements.txt and package.json.
 torch=2.13.0
-python_packages=(numpy==2.4.6 safetensors==0.8.0 gguf==0.19.0 tokenizers==0.23.3
-                 transformers==5.23.0 compressed-tensors==0.20.0)
-node_llama_cpp=3.22.1
 node_fallback=22.22.0
 
 setup_python() {
-  local stamp="$interop_dir/python-${torch}-$(echo "${python_packages[*]}" | cksum | cut -d' ' -f1)"
+  local requirements=tests/interop/requirements.txt stamp
+  stamp=$interop_dir/python-$torch-$(cksum <"$requirements" | cut -d' ' -f1)
   export PYTHON=$interop_dir/venv/bin/python
   [ -f "$stamp" ] && return
   echo "test.sh: installing Python packages under build/interop" >&2
@@ -45,7 +43,7 @@ setup_python() {
   # A CPU build where the index offers one; then nothing pulls in the large default build.
   quietly "$PYTHON" -m pip install "torch==$torch+cpu" 2>/dev/null ||
     quietly "$PYTHON" -m pip install "torch==$torch"
-  quietly "$PYTHON" -m pip install "${python_packages[@]}"
+  quietly "$PYTHON" -m pip install -r "$requirements"
   touch "$stamp"
 }
 
@@ -70,7 +68,9 @@ find_node() {
 setup_node() {
   find_node
   export NODE_PATH=$interop_dir/npm/node_modules
-  local stamp="$interop_dir/npm-$node_llama_cpp"
+  local version stamp
+  version=$("$NODE" -p 'require("./tests/interop/package.json").dependencies["node-llama-cpp"]')
+  stamp=$interop_dir/npm-$version
   [ -f "$stamp" ] && return
   echo "test.sh: installing node-llama-cpp under build/interop" >&2
   rm -rf "$interop_dir/npm"
@@ -81,8 +81,8 @@ setup_node() {
     *) machine=linux-x64 ;;
   esac
   (cd "$interop_dir/npm" && quietly npm install --no-audit --no-fund --ignore-scripts \
-    --omit=optional --prefix . "node-llama-cpp@$node_llama_cpp" \
-    "@node-llama-cpp/$machine@$node_llama_cpp")
+    --omit=optional --prefix . "node-llama-cpp@$version" \
+    "@node-llama-cpp/$machine@$version")
   touch "$stamp"
 }
 
