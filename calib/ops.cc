@@ -135,7 +135,9 @@ void RotateHeadsImpl(float* row, int64_t heads, int64_t head_dim, const float* c
 void SiluGateRowImpl(const float* gate, const float* up, int64_t n, float* out) {
   const F32 d;
   MapRows(gate, up, n, out, [&](auto x, auto y) HWY_ATTR {
-    const auto below = hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Neg(x)));
+    // Exp says nothing of arguments whose result overflows; beyond 88 the quotient is 0 either way.
+    const auto power = hn::Min(hn::Neg(x), hn::Set(d, 88.0f));
+    const auto below = hn::Add(hn::Set(d, 1.0f), hn::Exp(d, power));
     return hn::Mul(hn::Div(x, below), y);
   });
 }
