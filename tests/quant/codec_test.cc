@@ -1,0 +1,173 @@
+#include "quant/codec.h"
+
+#include <doctest/doctest.h>
+
+#include <bit>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <random>
+#include <string>
+
+#include "quant/codec_blocks.h"
+#include "quant/kquants_pack.h"
+
+namespace pennyweight {
+namespace {
+
+std::vector<uint8_t> ReadGolden(const std::string& name) {
+  std::ifstream file(PENNYWEIGHT_SOURCE_DIR "/testdata/golden/" + name + ".bin", std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+TEST_CASE("every decoded block type equals the reference decoder bit for bit") {
+  for (const char* name : {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k",
+                           "q6_k", "iq4_nl", "iq4_xs", "mxfp4"}) {
+    CAPTURE(name);
+    const BlockTraits* traits = FindBlockType(name);
+    REQUIRE(traits != nullptr);
+    const std::vector<uint8_t> golden = ReadGolden(name);
+    const int64_t blocks = 8;
+    const auto coded = static_cast<size_t>(blocks * traits->bytes);
+    const auto count = static_cast<size_t>(blocks * traits->elements);
+    REQUIRE(golden.size() == coded + count * 4);
+
+    // Two rows of four blocks; the second row alone must decode to the second half.
+    EncodedTensor tile =
+        EncodedTensor::Allocate(Encoding::Block(traits->type), 2, blocks / 2 * traits->elements);
+    REQUIRE(tile.data.size() == coded);
+    std::memcpy(tile.data.data(), golden.data(), coded);
+    REQUIRE(CanDecode(tile.encoding));
+    std::vector<float> values(count);
+    DecodeRows(tile, 0, 1, values.data());
+    DecodeRows(tile, 1, 1, values.data() + count / 2);
+    CHECK(std::memcmp(values.data(), golden.data() + coded, count * 4) == 0);
+  }
+}
+
+TEST_CASE("k-quant packers are the inverse of the decoders, for every scale, minimum and code") {
+  struct Range {
+    BlockType type;
+    int subs, scale_lo, scale_hi, code_lo, code_hi;
+    bool mins;
+  };
+  constexpr Range kRanges[] = {
+      {BlockType::kQ2_K, 16, 0, 15, 0, 3, true},
+      {BlockType::kQ3_K, 16, -32, 31, -4, 3, false},
+      {BlockType::kQ4_K, 8, 0, 63, 0, 15, true},
+      {BlockType::kQ5_K, 8, 0, 63, 0, 31, true},
+      {BlockType::kQ6_K, 16, -128, 127, -32, 31, false},
+  };
+  std::mt19937 rng(5);
+  const auto pick = [&](int lo, int hi) {
+    return lo + static_cast<int>(rng() % static_cast<uint32_t>(hi - lo + 1));
+  };
+  for (const Range& range : kRanges) {
+    for (int trial = 0; trial < 20; ++trial) {
+      KBlock block;
+      block.d = 0.5f;
+      block.dmin = range.mins ? 0.25f : 0.0f;
+      for (int j = 0; j < range.subs; ++j) {
+        block.scales[j] = pick(range.scale_lo, range.scale_hi);
+        block.mins[j] = range.mins ? pick(range.scale_lo, range.scale_hi) : 0;
+      }
+      for (int8_t& q : block.codes) q = static_cast<int8_t>(pick(range.code_lo, range.code_hi));
+      std::vector<uint8_t> bytes(static_cast<size_t>(TraitsOf(range.type).bytes), 0xAA);
+      PackKBlock(range.type, block, bytes.data());
+      float out[256];
+      FindBlockDecoder(range.type)(bytes.data(), out);
+      for (int i = 0; i < 256; ++i) {
+        const int j = i / (256 / range.subs);
+        const float want = 0.5f * static_cast<float>(block.scales[j]) * block.codes[i] -
+                           block.dmin * static_cast<float>(block.mins[j]);
+        REQUIRE(out[i] == want);
+      }
+    }
+  }
+}
+
+TEST_CASE("integer groups decode as (code - zero) * scale") {
+  IntegerSpec spec;
+  spec.bits = 4;
+  spec.group_size = 2;
+  spec.symmetric = false;
+  spec.scale_dtype = DType::kBF16;
+  EncodedTensor tile = EncodedTensor::Allocate(Encoding::Integer(spec), 2, 4);
+  tile.codes = {-8, 7, 3, 0, 1, 2, 3, 4};
+  tile.zeros = {-8, 3, 0, 7};
+  const float scales[] = {0.5f, -2.0f, 1.0f, 0.25f};
+  EncodeFromFloat(DType::kBF16, scales, tile.scales.data(), 4);
+  float out[8];
+  DecodeRows(tile, 0, 2, out);
+  const float want[] = {0, 7.5f, 0, 6, 1, 2, -1, -0.75f};
+  for (int i = 0; i < 8; ++i) CHECK(out[i] == want[i]);
+
+  spec.symmetric = true;
+  spec.group_size = 0;
+  EncodedTensor row = EncodedTensor::Allocate(Encoding::Integer(spec), 1, 4);
+  row.codes = {-8, 7, 1, 0};
+  EncodeFromFloat(DType::kBF16, scales, row.scales.data(), 1);
+  DecodeRows(row, 0, 1, out);
+  CHECK(out[0] == -4.0f);
+  CHECK(out[1] == 3.5f);
+}
+
+TEST_CASE("plain rows, and what cannot be decoded") {
+  EncodedTensor tile = EncodedTensor::Allocate(Encoding::Plain(DType::kF16), 2, 3);
+  const float values[] = {1, -2, 0.5f, 65504, -0.0f, 3};
+  EncodeFromFloat(DType::kF16, values, tile.data.data(), 6);
+  float out[3];
+  DecodeRows(tile, 1, 1, out);
+  CHECK(out[0] == 65504);
+  CHECK(std::signbit(out[1]));
+  CHECK(out[2] == 3);
+  CHECK_FALSE(CanDecode(Encoding::Plain(DType::kI64)));
+  CHECK_FALSE(CanDecode(Encoding::Plain(DType::kF8E4M3)));
+  CHECK_FALSE(CanDecode(Encoding::Block(BlockType::kIQ1_S)));
+}
+
+// A source with one tensor of an encoding nobody decodes, or of bf16.
+class OneTensor final : public TensorSource {
+ public:
+  explicit OneTensor(const Encoding& encoding) {
+    TensorInfo info;
+    info.name = "w";
+    info.file = "model.bin";
+    info.encoding = encoding;
+    info.shape = {2, 256};
+    tensors_.push_back(info);
+  }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  Status ReadRows(size_t, int64_t row, int64_t count, EncodedTensor* out) const override {
+    *out = EncodedTensor::Allocate(tensors_[0].encoding, count, 256);
+    std::vector<float> values(static_cast<size_t>(count * 256), static_cast<float>(row + 1));
+    EncodeFromFloat(DType::kBF16, values.data(), out->data.data(), values.size());
+    return OkStatus();
+  }
+  std::string_view format() const override { return "test"; }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
+  const std::vector<std::string>& files() const override { return files_; }
+
+ private:
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, std::string> metadata_;
+  std::vector<std::string> files_;
+};
+
+TEST_CASE("ReadFloatRows decodes rows of a source, and names what it cannot decode") {
+  std::vector<float> out(256);
+  const OneTensor good(Encoding::Plain(DType::kBF16));
+  REQUIRE(ReadFloatRows(good, 0, 1, 1, out.data()).ok());
+  CHECK(out[255] == 2.0f);
+
+  const OneTensor bad(Encoding::Block(BlockType::kIQ2_XXS));
+  const Status status = ReadFloatRows(bad, 0, 0, 1, out.data());
+  REQUIRE_FALSE(status.ok());
+  CHECK(status.error().code == ErrorCode::kUnsupported);
+  CHECK(status.error().tensor == "w");
+  CHECK(status.error().message.find("iq2_xxs") != std::string::npos);
+}
+
+}  // namespace
+}  // namespace pennyweight

@@ -1,0 +1,207 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "lib/linalg.h"
+#include "quant/codec.h"
+#include "quant/method.h"
+#include "tests/quant/matrices.h"
+
+namespace pennyweight {
+namespace {
+
+// H damped by one percent of its mean diagonal, its factor, and its diagonal.
+struct Problem {
+  int64_t k;
+  std::vector<double> h;       // undamped
+  std::vector<double> damped;  // what is factored
+  std::vector<float> r;
+  std::vector<float> diagonal;
+
+  HessianFactor factor() const { return {k, r.data(), diagonal}; }
+};
+
+Problem MakeProblem(int64_t k, uint32_t seed) {
+  Problem p{k, Hessian(RandomActivations(4 * k, k, seed), 4 * k, k), {}, {}, {}};
+  p.damped = p.h;
+  double mean = 0;
+  for (int64_t i = 0; i < k; ++i) mean += p.h[static_cast<size_t>(i * k + i)];
+  for (int64_t i = 0; i < k; ++i) {
+    const auto at = static_cast<size_t>(i * k + i);
+    p.damped[at] += 0.01 * mean / static_cast<double>(k);
+    p.diagonal.push_back(static_cast<float>(p.h[at]));
+  }
+  p.r.assign(p.damped.begin(), p.damped.end());
+  REQUIRE(FactorUpper({}, k, p.r.data(), k));
+  return p;
+}
+
+std::vector<float> Gptq(const Encoding& encoding, const Problem& p, const std::vector<float>& w,
+                        int64_t rows, int threads = 1) {
+  Context context;
+  context.threads = threads;
+  EncodedTensor out;
+  REQUIRE(QuantizeGptq(context, encoding, p.factor(), w.data(), rows, p.k, &out).ok());
+  std::vector<float> v(w.size());
+  DecodeRows(out, 0, rows, v.data());
+  return v;
+}
+
+std::vector<float> Rtn(const Encoding& encoding, const Problem& p, const std::vector<float>& w,
+                       int64_t rows) {
+  EncodedTensor out;
+  REQUIRE(
+      QuantizeRtn({}, encoding, w.data(), rows, p.k, p.diagonal, ScaleSearch::kSearch, &out).ok());
+  std::vector<float> v(w.size());
+  DecodeRows(out, 0, rows, v.data());
+  return v;
+}
+
+// Inverse of a symmetric positive definite matrix by Gauss-Jordan elimination.
+std::vector<double> Inverse(std::vector<double> a, int64_t n) {
+  std::vector<double> inv(a.size());
+  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
+  for (int64_t i = 0; i < n; ++i) inv[at(i, i)] = 1;
+  for (int64_t p = 0; p < n; ++p) {
+    const double pivot = 1 / a[at(p, p)];
+    for (int64_t j = 0; j < n; ++j) {
+      a[at(p, j)] *= pivot;
+      inv[at(p, j)] *= pivot;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (i == p) continue;
+      const double f = a[at(i, p)];
+      for (int64_t j = 0; j < n; ++j) {
+        a[at(i, j)] -= f * a[at(p, j)];
+        inv[at(i, j)] -= f * inv[at(p, j)];
+      }
+    }
+  }
+  return inv;
+}
+
+// Explicit optimal brain quantization of one row with a fixed scale: after each column the inverse
+// Hessian of the columns that remain is found by elimination, and they take the optimal update.
+std::vector<float> ObqRow(const float* w, float scale, const std::vector<double>& h, int64_t n) {
+  std::vector<double> rest(w, w + n);
+  std::vector<double> inv = Inverse(h, n);
+  std::vector<float> q(static_cast<size_t>(n));
+  for (int64_t c = 0; c < n; ++c) {
+    const auto cc = static_cast<size_t>(c * n + c);
+    const double v = rest[static_cast<size_t>(c)];
+    const double code = std::min(7.0, std::max(-8.0, std::nearbyint(v / scale)));
+    q[static_cast<size_t>(c)] = static_cast<float>(code) * scale;
+    const double step = (v - code * scale) / inv[cc];
+    for (int64_t j = c; j < n; ++j) {
+      rest[static_cast<size_t>(j)] -= step * inv[static_cast<size_t>(c * n + j)];
+    }
+    const double pivot = inv[cc];
+    const std::vector<double> before = inv;
+    for (int64_t i = c + 1; i < n; ++i) {
+      for (int64_t j = c + 1; j < n; ++j) {
+        inv[static_cast<size_t>(i * n + j)] -=
+            before[static_cast<size_t>(i * n + c)] * before[static_cast<size_t>(c * n + j)] / pivot;
+      }
+    }
+  }
+  return q;
+}
+
+TEST_CASE("codes are those of explicit optimal brain quantization in double precision") {
+  // One scale per row; the reference gets the scale that was stored and must choose the same codes.
+  // 300 columns are a block longer than a panel; 44 one that is not.
+  for (const int64_t k : {44, 300}) {
+    CAPTURE(k);
+    const int64_t rows = 6;
+    const Problem p = MakeProblem(k, 9);
+    const std::vector<float> w = RandomWeights(rows * k, 10);
+    const Encoding encoding = Encoding::Integer(Ints(4, 0, true, DType::kF32));
+    EncodedTensor out;
+    REQUIRE(QuantizeGptq({}, encoding, p.factor(), w.data(), rows, k, &out).ok());
+    std::vector<float> v(w.size());
+    DecodeRows(out, 0, rows, v.data());
+    int differ = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      float scale = 0;
+      DecodeToFloat(DType::kF32, out.scales.data() + r * 4, &scale, 1);
+      const std::vector<float> want = ObqRow(w.data() + r * k, scale, p.damped, k);
+      for (int64_t c = 0; c < k; ++c) {
+        differ += std::abs(v[static_cast<size_t>(r * k + c)] - want[static_cast<size_t>(c)]) >
+                  0.01f * std::abs(scale);
+      }
+    }
+    // fp32 ties may flip a code, and what follows it in that row.
+    CHECK(differ <= rows * k / 100);
+  }
+}
+
+TEST_CASE("output error is clearly below rtn's for every type, also held out") {
+  const int64_t rows = 20, k = 512;
+  const Problem p = MakeProblem(k, 1);
+  const std::vector<double> held_out = Hessian(RandomActivations(k, k, 2), k, k);
+  const std::vector<float> w = RandomWeights(rows * k, 3);
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    const std::vector<float> gptq = Gptq(c.encoding, p, w, rows);
+    const std::vector<float> rtn = Rtn(c.encoding, p, w, rows);
+    const double ratio = OutputError(w, gptq, p.h, rows, k) / OutputError(w, rtn, p.h, rows, k);
+    const double held =
+        OutputError(w, gptq, held_out, rows, k) / OutputError(w, rtn, held_out, rows, k);
+    CHECK(ratio < 0.7);
+    CHECK(ratio > 0.02);
+    CHECK(held < 0.8);
+  }
+}
+
+TEST_CASE("rows do not depend on row blocks or threads") {
+  const int64_t rows = 131, k = 512;
+  const Problem p = MakeProblem(k, 4);
+  const std::vector<float> w = RandomWeights(rows * k, 5);
+  for (const Encoding& encoding :
+       {Encoding::Block(BlockType::kQ4_K), Encoding::Block(BlockType::kQ4_0),
+        Encoding::Integer(Ints(4, 0, true, DType::kF16))}) {
+    CAPTURE(encoding.Name());
+    const std::vector<float> whole = Gptq(encoding, p, w, rows);
+    CHECK(whole == Gptq(encoding, p, w, rows, 4));
+    for (const int64_t first : {1, 63, 64, 100}) {
+      const std::vector<float> part(w.begin() + first * k, w.end());
+      const std::vector<float> tail = Gptq(encoding, p, part, rows - first);
+      CHECK(std::equal(tail.begin(), tail.end(), whole.begin() + first * k));
+    }
+  }
+}
+
+TEST_CASE("ragged rows, uncorrelated inputs and non-finite weights") {
+  const int64_t rows = 7, k = 172;
+  const Problem p = MakeProblem(k, 6);
+  std::vector<float> w = RandomWeights(rows * k, 7);
+  const Encoding encoding = Encoding::Integer(Ints(4, 0, false, DType::kF16));
+  const double ratio = OutputError(w, Gptq(encoding, p, w, rows), p.h, rows, k) /
+                       OutputError(w, Rtn(encoding, p, w, rows), p.h, rows, k);
+  CHECK(ratio < 0.7);
+
+  // With a diagonal Hessian there is nothing to feed back: gptq is rtn weighted by the diagonal.
+  Problem diagonal = p;
+  diagonal.r.assign(static_cast<size_t>(k * k), 0.0f);
+  for (int64_t i = 0; i < k; ++i) {
+    diagonal.r[static_cast<size_t>(i * k + i)] = 2.0f;
+    diagonal.diagonal[static_cast<size_t>(i)] = 4.0f;
+  }
+  CHECK(Gptq(encoding, diagonal, w, rows) == Rtn(encoding, diagonal, w, rows));
+
+  w[static_cast<size_t>(5 * k + 171)] = std::numeric_limits<float>::infinity();
+  EncodedTensor out;
+  const Status status = QuantizeGptq({}, encoding, p.factor(), w.data(), rows, k, &out);
+  REQUIRE_FALSE(status.ok());
+  CHECK(status.error().code == ErrorCode::kNonFinite);
+  CHECK(status.error().message.find("row 5, column 171") != std::string::npos);
+
+  const Status refused =
+      QuantizeGptq({}, Encoding::Block(BlockType::kQ4_K), p.factor(), w.data(), rows, k, &out);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::kUnsupported);
+}
+
+}  // namespace
+}  // namespace pennyweight

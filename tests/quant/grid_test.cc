@@ -1,0 +1,242 @@
+#include "quant/grid.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "quant/codec.h"
+#include "tests/quant/matrices.h"
+
+namespace pennyweight {
+namespace {
+
+int64_t Columns(const Encoding& encoding) {
+  const auto grid = MakeGrid(encoding, 256);
+  return grid->block() * 2 > 256 ? 256 : grid->block() * 2;
+}
+
+// One row through a grid; values as Round returned them.
+std::vector<float> CodeRow(BlockGrid* grid, const std::vector<float>& w, ScaleSearch search,
+                           const std::vector<float>& importance, EncodedTensor* out) {
+  std::vector<float> values;
+  const int64_t width = grid->block();
+  for (int64_t b = 0; b * width < static_cast<int64_t>(w.size()); ++b) {
+    const auto at = static_cast<size_t>(b * width), n = static_cast<size_t>(width);
+    const std::span<const float> h(importance);
+    grid->BeginBlock({w.data() + at, n}, h.empty() ? h : h.subspan(at, n), search);
+    for (int64_t i = 0; i < width; ++i) {
+      values.push_back(grid->Round(i, w[at + static_cast<size_t>(i)]));
+    }
+    grid->Pack(out, 0, b);
+  }
+  return values;
+}
+
+double WeightedError(const std::vector<float>& w, const std::vector<float>& v,
+                     const std::vector<float>& h) {
+  double sum = 0;
+  for (size_t i = 0; i < w.size(); ++i) {
+    const double e = static_cast<double>(w[i]) - v[i];
+    sum += (h.empty() ? 1.0 : h[i]) * e * e;
+  }
+  return sum;
+}
+
+TEST_CASE("Round returns what a reader of the packed bytes sees, bit for bit") {
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    const int64_t cols = Columns(c.encoding);
+    const auto grid = MakeGrid(c.encoding, cols);
+    for (const float size : {0.05f, 1e-6f, 1e-30f, 3000.0f, 1e30f}) {
+      CAPTURE(size);
+      for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kSearch}) {
+        const std::vector<float> w = RandomWeights(cols, 11, size);
+        EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
+        const std::vector<float> seen = CodeRow(grid.get(), w, search, {}, &out);
+        std::vector<float> decoded(w.size());
+        DecodeRows(out, 0, 1, decoded.data());
+        for (size_t i = 0; i < w.size(); ++i) {
+          REQUIRE(decoded[i] == seen[i]);
+          REQUIRE(std::isfinite(decoded[i]));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the search beats min/max, weighted or not, and each code is the nearest") {
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    const int64_t cols = Columns(c.encoding);
+    const auto grid = MakeGrid(c.encoding, cols);
+    double plain[2] = {}, weighted[2] = {};
+    for (uint32_t seed = 0; seed < 12; ++seed) {
+      const std::vector<float> w = RandomWeights(cols, seed);
+      std::vector<float> h = RandomWeights(cols, seed + 100, 1);
+      for (float& v : h) v = v * v + 0.01f;
+      EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
+      for (int s = 0; s < 2; ++s) {
+        const ScaleSearch search = s == 0 ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
+        plain[s] += WeightedError(w, CodeRow(grid.get(), w, search, {}, &out), {});
+        weighted[s] += WeightedError(w, CodeRow(grid.get(), w, search, h, &out), h);
+        // Rounding a decoded value again must not move it: it is on the grid of the last block.
+        const int64_t last = cols - grid->block();
+        for (int64_t i = 0; i < grid->block(); ++i) {
+          const float v = grid->Round(i, w[static_cast<size_t>(last + i)]);
+          REQUIRE(grid->Round(i, v) == v);
+        }
+      }
+    }
+    CHECK(plain[1] < 0.99 * plain[0]);
+    CHECK(weighted[1] < 0.99 * weighted[0]);
+  }
+}
+
+TEST_CASE("the symmetric search comes within a thousandth of an exhaustive one") {
+  const Encoding encoding = Encoding::Block(BlockType::kQ4_0);
+  const auto grid = MakeGrid(encoding, 32);
+  double ours = 0, best_of_all = 0;
+  for (uint32_t seed = 0; seed < 30; ++seed) {
+    const std::vector<float> w = RandomWeights(32, seed);
+    EncodedTensor out = EncodedTensor::Allocate(encoding, 1, 32);
+    ours += WeightedError(w, CodeRow(grid.get(), w, ScaleSearch::kSearch, {}, &out), {});
+    double best = 1e30;
+    for (uint32_t bits = 0; bits < 0x10000; ++bits) {  // every fp16 scale
+      const float scale = F16ToF32(static_cast<uint16_t>(bits));
+      if (!std::isfinite(scale) || std::abs(scale) < 1e-4f || std::abs(scale) > 0.2f) continue;
+      double error = 0;
+      for (const float v : w) {
+        const float e = v - scale * std::clamp(std::nearbyint(v / scale), -8.0f, 7.0f);
+        error += static_cast<double>(e) * e;
+      }
+      best = std::min(best, error);
+    }
+    best_of_all += best;
+  }
+  CHECK(ours <= 1.001 * best_of_all);
+  CHECK(ours >= 0.9999 * best_of_all);
+}
+
+TEST_CASE("min/max of the plain types is the formats' reference choice") {
+  const std::vector<float> w = RandomWeights(32, 3);
+  const float top = *std::max_element(w.begin(), w.end(),
+                                      [](float a, float b) { return std::abs(a) < std::abs(b); });
+  EncodedTensor out = EncodedTensor::Allocate(Encoding::Block(BlockType::kQ4_0), 1, 32);
+  CodeRow(MakeGrid(out.encoding, 32).get(), w, ScaleSearch::kMinMax, {}, &out);
+  const uint16_t d = static_cast<uint16_t>(out.data[0] | out.data[1] << 8);
+  CHECK(d == F32ToF16(top / -8));
+
+  const Encoding int4 = Encoding::Integer(Ints(4, 32, true, DType::kF32));
+  EncodedTensor ints = EncodedTensor::Allocate(int4, 1, 32);
+  CodeRow(MakeGrid(int4, 32).get(), w, ScaleSearch::kMinMax, {}, &ints);
+  float scale = 0;
+  std::memcpy(&scale, ints.scales.data(), 4);
+  CHECK(scale == doctest::Approx(std::abs(top) / 7.5f));
+}
+
+TEST_CASE("zero blocks, and importance that says nothing") {
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    const int64_t cols = Columns(c.encoding);
+    const auto grid = MakeGrid(c.encoding, cols);
+    const auto n = static_cast<size_t>(cols);
+    EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
+    for (const float v :
+         CodeRow(grid.get(), std::vector<float>(n), ScaleSearch::kSearch, {}, &out)) {
+      REQUIRE(v == 0);
+    }
+    if (c.encoding.kind == Encoding::Kind::kInteger) {
+      float scale = 0;
+      DecodeToFloat(c.encoding.integer.scale_dtype, out.scales.data(), &scale, 1);
+      CHECK(scale > 0);  // a reader may divide by it
+    }
+
+    const std::vector<float> w = RandomWeights(cols, 8);
+    const std::vector<float> want = CodeRow(grid.get(), w, ScaleSearch::kSearch, {}, &out);
+    std::vector<float> bad(n, 1.0f);
+    bad[3] = NAN;
+    CHECK(CodeRow(grid.get(), w, ScaleSearch::kSearch, std::vector<float>(n), &out) == want);
+    CHECK(CodeRow(grid.get(), w, ScaleSearch::kSearch, bad, &out) == want);
+    bad[3] = INFINITY;
+    CHECK(CodeRow(grid.get(), w, ScaleSearch::kSearch, bad, &out) == want);
+
+    // A block whose one half has no importance still codes that half sensibly.
+    std::vector<float> half(n, 1.0f);
+    std::fill(half.begin(), half.begin() + static_cast<std::ptrdiff_t>(n / 2), 0.0f);
+    const std::vector<float> v = CodeRow(grid.get(), w, ScaleSearch::kSearch, half, &out);
+    double unseen = 0, size = 0;
+    for (size_t i = 0; i < n / 2; ++i) {
+      unseen += std::pow(w[i] - v[i], 2);
+      size += std::pow(w[i], 2);
+    }
+    CHECK(unseen < 0.5 * size);
+  }
+}
+
+TEST_CASE("one value, constant blocks and single signs are represented well") {
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    const int64_t cols = Columns(c.encoding);
+    const auto grid = MakeGrid(c.encoding, cols);
+    EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
+    for (const float value : {0.3f, -0.3f}) {
+      const std::vector<float> w(static_cast<size_t>(cols), value);
+      const std::vector<float> v = CodeRow(grid.get(), w, ScaleSearch::kSearch, {}, &out);
+      CHECK(WeightedError(w, v, {}) < 1e-3 * WeightedError(w, std::vector<float>(w.size()), {}));
+    }
+    std::vector<float> spike(static_cast<size_t>(cols), 0.0f);
+    spike[5] = -2.5f;
+    const std::vector<float> v = CodeRow(grid.get(), spike, ScaleSearch::kSearch, {}, &out);
+    CHECK(v[5] == doctest::Approx(-2.5f).epsilon(0.02));
+    CHECK(v[6] == doctest::Approx(0.0f).epsilon(0.1));
+  }
+}
+
+TEST_CASE("BeginSubBlock fits the new weights without touching other sub-blocks") {
+  for (const BlockType type :
+       {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K, BlockType::kQ5_K, BlockType::kQ6_K}) {
+    const auto grid = MakeGrid(Encoding::Block(type), 256);
+    CAPTURE(TraitsOf(type).name);
+    REQUIRE(grid->sub_block() < grid->block());
+    const auto sub = static_cast<size_t>(grid->sub_block());
+    const std::vector<float> w = RandomWeights(256, 21);
+    std::vector<float> changed = w;
+    for (size_t i = sub; i < 2 * sub; ++i) changed[i] = 0.5f * w[i] + 0.003f;
+
+    const auto error = [&] {
+      double sum = 0;
+      for (size_t i = sub; i < 2 * sub; ++i) {
+        sum += std::pow(changed[i] - grid->Round(static_cast<int64_t>(i), changed[i]), 2);
+      }
+      return sum;
+    };
+    grid->BeginBlock(w, {}, ScaleSearch::kSearch);
+    const double before = error();
+    const float other = grid->Round(0, w[0]);
+    grid->BeginSubBlock(1, std::span<const float>(changed).subspan(sub, sub), {});
+    CHECK(error() < before);
+    CHECK(grid->Round(0, w[0]) == other);
+
+    EncodedTensor out = EncodedTensor::Allocate(Encoding::Block(type), 1, 256);
+    std::vector<float> seen(256), decoded(256);
+    for (size_t i = 0; i < 256; ++i) seen[i] = grid->Round(static_cast<int64_t>(i), changed[i]);
+    grid->Pack(&out, 0, 0);
+    DecodeRows(out, 0, 1, decoded.data());
+    CHECK(seen == decoded);
+  }
+}
+
+TEST_CASE("MakeGrid refuses what has no grid") {
+  CHECK(MakeGrid(Encoding::Plain(DType::kF16), 256) == nullptr);
+  CHECK(MakeGrid(Encoding::Block(BlockType::kIQ2_XS), 256) == nullptr);
+  CHECK(MakeGrid(Encoding::Block(BlockType::kQ4_0), 172) == nullptr);
+  CHECK(MakeGrid(Encoding::Block(BlockType::kQ4_K), 128) == nullptr);
+  CHECK(MakeGrid(Encoding::Integer(Ints(4, 128, true, DType::kF16)), 172) == nullptr);
+  CHECK(MakeGrid(Encoding::Integer(Ints(4, 32, true, DType::kI8)), 64) == nullptr);
+  CHECK(MakeGrid(Encoding::Integer(Ints(4, 0, true, DType::kF16)), 172) != nullptr);
+}
+
+}  // namespace
+}  // namespace pennyweight
