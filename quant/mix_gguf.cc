@@ -9,17 +9,6 @@ namespace {
 // llama.cpp's use_more_bits: the first and last eighth, and every third layer between.
 bool MoreBits(int64_t i, int64_t n) { return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2; }
 
-struct FileTypeRow {
-  std::string_view name;
-  GgufFileType file_type;
-};
-
-constexpr FileTypeRow kBareTypes[] = {
-    {"bf16", GgufFileType::kBF16},   {"f16", GgufFileType::kF16},
-    {"f32", GgufFileType::kF32},     {"q3_k", GgufFileType::kQ3_K_S},
-    {"q4_k", GgufFileType::kQ4_K_S}, {"q5_k", GgufFileType::kQ5_K_S},
-};
-
 // Parts of names that llama.cpp never quantizes, of the architectures it knows.
 constexpr std::string_view kNeverQuantized[] = {
     "_norm.weight",
@@ -62,14 +51,6 @@ BlockType StandIn(BlockType type) {
 }
 
 }  // namespace
-
-uint32_t GgufFileTypeOf(std::string_view mix_or_type) {
-  if (const Mix* mix = FindMix(mix_or_type)) return mix->gguf_file_type;
-  for (const FileTypeRow& row : kBareTypes) {
-    if (row.name == mix_or_type) return static_cast<uint32_t>(row.file_type);
-  }
-  return static_cast<uint32_t>(GgufFileType::kF32);
-}
 
 bool IsGgufQuantized(std::string_view gguf_name, const Shape& shape) {
   const auto first = std::find_if(shape.begin(), shape.end(), [](int64_t d) { return d != 1; });

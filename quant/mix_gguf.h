@@ -20,8 +20,6 @@ namespace pennyweight {
 
 // Numbers of general.file_type, as GGUF files store them.
 enum class GgufFileType : uint32_t {
-  kF32 = 0,
-  kF16 = 1,
   kQ4_0 = 2,
   kQ4_1 = 3,
   kQ8_0 = 7,
@@ -36,12 +34,7 @@ enum class GgufFileType : uint32_t {
   kQ5_K_S = 16,
   kQ5_K_M = 17,
   kQ6_K = 18,
-  kBF16 = 32,
 };
-
-// general.file_type of a file whose matrices are mostly of a mix or of a bare type ("q4_k_m",
-// "q4_k", "f16"); of the several mixes over a type the uniform one. 0 (F32) when none fits.
-uint32_t GgufFileTypeOf(std::string_view mix_or_type);
 
 // True for tensors whose values llama.cpp quantizes, by GGUF name and shape ([rows..., cols]; a
 // leading 1 does not count as a dimension).

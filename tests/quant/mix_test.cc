@@ -437,15 +437,6 @@ TEST_CASE("every mix is consistent: sorted, base is a type, all choices are writ
   CHECK(FindMix("q4_k") == nullptr);
 }
 
-TEST_CASE("general.file_type of mixes and bare types") {
-  CHECK(GgufFileTypeOf("q4_k_m") == 15);
-  CHECK(GgufFileTypeOf("q8_0") == 7);
-  CHECK(GgufFileTypeOf("f16") == 1);
-  CHECK(GgufFileTypeOf("bf16") == 32);
-  CHECK(GgufFileTypeOf("q4_k") == 14);
-  CHECK(GgufFileTypeOf("f32") == 0);
-}
-
 TEST_CASE("gguf order: by layer, then bytewise by name") {
   const std::vector<std::string> names = {"blk.10.ffn_up.weight", "blk.2.ffn_up.weight",
                                           "output.weight", "blk.2.attn_v.weight",
