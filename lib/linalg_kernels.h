@@ -16,7 +16,7 @@
 namespace pennyweight::linalg {
 
 inline constexpr int64_t kChunk = 16;
-inline constexpr int64_t kDepth = 384;  // one panel of each operand stays in L1
+inline constexpr int64_t kDepth = 384;  // a panel of A then stays in L1
 inline constexpr int64_t kLeaf = 64;    // side of the diagonal blocks of a Cholesky factor
 
 // Element (index, p) of an operand, p on the summed axis, is data[index * stride + p], or

@@ -11,9 +11,9 @@ namespace {
 // Slabs: A[kSlabRows, kDepth] is 3 MB, B[kSlabColumns, kDepth] is 6 MB, shared by all threads.
 constexpr int64_t kSlabRows = 2048;
 constexpr int64_t kSlabColumns = 4096;
-// Tiles are the tasks of one slab: the B of a tile stays in a core's L2, which its A crosses.
+// Tiles are the tasks of one slab: the B of a tile (400 KB) stays in a core's L2.
 constexpr int64_t kTileRows = 224;
-constexpr int64_t kTileColumns = 512;
+constexpr int64_t kTileColumns = 256;
 constexpr int64_t kEnoughTiles = 32;
 
 constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }

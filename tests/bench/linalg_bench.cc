@@ -1,13 +1,15 @@
 // Speed of lib/linalg.h in GF/s, beside OpenBLAS where that is installed.
-//   bench_linalg [seconds per measurement, default 1]
+//   bench_linalg [seconds per measurement, default 1 [only names with this in them]]
 // Ours and the baseline take turns within one run, and the best of each counts: on a shared
-// machine only their ratio means something.
+// machine only their ratio means something. Processor time is the steadier of the two there, at
+// one thread (OpenBLAS's idle threads spin).
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <random>
 #include <string>
@@ -31,10 +33,21 @@ std::vector<float> Random(size_t count) {
   return values;
 }
 
-double Seconds(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
+// Wall-clock and processor seconds of one run, or the best of several.
+struct Time {
+  double wall = 1e30, cpu = 1e30;
+  void KeepBest(const Time& other) {
+    wall = std::min(wall, other.wall);
+    cpu = std::min(cpu, other.cpu);
+  }
+};
+
+Time Measure(const std::function<void()>& run) {
+  const std::clock_t cpu = std::clock();
+  const auto wall = std::chrono::steady_clock::now();
   run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return {std::chrono::duration<double>(std::chrono::steady_clock::now() - wall).count(),
+          static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC};
 }
 
 struct Case {
@@ -47,27 +60,35 @@ struct Case {
 
 class Bench {
  public:
-  Bench(int threads, double seconds) : threads_(threads), seconds_(seconds) {}
+  Bench(int threads, double seconds, std::string only)
+      : threads_(threads), seconds_(seconds), only_(std::move(only)) {}
 
   void Run(const Case& item) {
-    double ours = 1e30, baseline = 1e30, spent = 0;
+    if (item.name.find(only_) == std::string::npos) return;
+    Time ours, baseline;
+    double spent = 0;
     for (int turn = 0; turn < 3 || spent < seconds_; ++turn) {
       if (item.prepare) item.prepare();
-      const double own = Seconds(item.ours);
-      ours = std::min(ours, own);
-      spent += own;
+      const Time own = Measure(item.ours);
+      ours.KeepBest(own);
+      spent += own.wall;
       if (!item.baseline) continue;
       if (item.prepare) item.prepare();
-      const double other = Seconds(item.baseline);
-      baseline = std::min(baseline, other);
-      spent += other;
+      const Time other = Measure(item.baseline);
+      baseline.KeepBest(other);
+      spent += other.wall;
     }
     std::string line = fmt::format(
-        "    {{\"name\": \"{}\", \"threads\": {}, \"gflops\": {:.1f}, \"openblas_gflops\": ",
-        item.name, threads_, item.flops / ours * 1e-9);
-    line += item.baseline ? fmt::format("{:.1f}, \"ratio\": {:.3f}}}", item.flops / baseline * 1e-9,
-                                        baseline / ours)
-                          : std::string("null, \"ratio\": null}");
+        "    {{\"name\": \"{}\", \"threads\": {}, \"gflops\": {:.1f}, \"gflops_per_cpu_second\": "
+        "{:.1f}",
+        item.name, threads_, item.flops / ours.wall * 1e-9, item.flops / ours.cpu * 1e-9);
+    line += item.baseline
+                ? fmt::format(
+                      ", \"openblas_gflops\": {:.1f}, \"ratio\": {:.3f}, "
+                      "\"cpu_ratio\": {:.3f}}}",
+                      item.flops / baseline.wall * 1e-9, baseline.wall / ours.wall,
+                      baseline.cpu / ours.cpu)
+                : std::string(", \"openblas_gflops\": null, \"ratio\": null, \"cpu_ratio\": null}");
     std::printf("%s%s", first ? "" : ",\n", line.c_str());
     std::fflush(stdout);
     first = false;
@@ -78,6 +99,7 @@ class Bench {
  private:
   int threads_;
   double seconds_;
+  std::string only_;
 };
 
 void BenchGemm(Bench& bench, const Context& context, int m, int n, int k, DType dtype) {
@@ -175,13 +197,13 @@ void BenchFactor(Bench& bench, const Context& context, int k) {
   if (!positive) std::fprintf(stderr, "factor k=%d: not positive definite\n", k);
 }
 
-void RunAll(int threads, double seconds) {
+void RunAll(int threads, double seconds, const std::string& only) {
   Context context;
   context.threads = threads;
 #if defined(PENNYWEIGHT_OPENBLAS)
   openblas_set_num_threads(threads);
 #endif
-  Bench bench(threads, seconds);
+  Bench bench(threads, seconds, only);
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     BenchGemm(bench, context, 2048, 4096, 4096, dtype);
   }
@@ -210,6 +232,6 @@ int main(int argc, char** argv) {
   std::printf("  \"baseline\": null,\n");
 #endif
   std::printf("  \"results\": [\n");
-  for (const int threads : {1, 2}) pennyweight::RunAll(threads, seconds);
+  for (const int threads : {1, 2}) pennyweight::RunAll(threads, seconds, argc > 2 ? argv[2] : "");
   std::printf("\n  ]\n}\n");
 }
