@@ -1,40 +1,12 @@
 #include "calib/compare_layers.h"
 
-#include <fmt/format.h>
-
 #include "calib/forward.h"
 #include "calib/hidden_error.h"
 #include "calib/hidden_store.h"
+#include "calib/run_model.h"
 
 namespace pennyweight {
 namespace {
-
-constexpr int64_t kChunkTokens = 1024;
-
-// Whole windows that go through a layer together.
-struct Chunk {
-  int64_t token = 0;
-  int64_t tokens = 0;
-  std::span<const int64_t> windows;
-};
-
-std::vector<Chunk> MakeChunks(const Windows& windows) {
-  std::vector<Chunk> chunks;
-  int64_t token = 0;
-  const std::span<const int64_t> lengths(windows.lengths);
-  for (size_t i = 0; i < lengths.size();) {
-    const size_t first = i;
-    Chunk chunk;
-    chunk.token = token;
-    do {
-      chunk.tokens += lengths[i++];
-    } while (i < lengths.size() && chunk.tokens + lengths[i] <= kChunkTokens);
-    chunk.windows = lengths.subspan(first, i - first);
-    token += chunk.tokens;
-    chunks.push_back(chunk);
-  }
-  return chunks;
-}
 
 // One model's stream of hidden states.
 struct Stream {
@@ -43,10 +15,10 @@ struct Stream {
   LayerRunner runner;
 };
 
-Status Embed(const std::vector<Chunk>& chunks, const Windows& windows, Stream* stream,
+Status Embed(const std::vector<WindowChunk>& chunks, const Windows& windows, Stream* stream,
              std::vector<float>* values) {
   const ModelConfig& config = *stream->model->config;
-  for (const Chunk& chunk : chunks) {
+  for (const WindowChunk& chunk : chunks) {
     values->resize(static_cast<size_t>(chunk.tokens * config.hidden_size));
     const auto ids = std::span(windows.ids)
                          .subspan(static_cast<size_t>(chunk.token),
@@ -58,12 +30,12 @@ Status Embed(const std::vector<Chunk>& chunks, const Windows& windows, Stream* s
   return OkStatus();
 }
 
-Status RunLayer(const Context& context, const std::vector<Chunk>& chunks, int64_t layer,
+Status RunLayer(const Context& context, const std::vector<WindowChunk>& chunks, int64_t layer,
                 Stream* stream, std::vector<float>* values) {
   const Model& model = *stream->model;
   PW_ASSIGN(const LayerWeights weights,
             LoadLayer(*model.source, *model.family, *model.config, layer));
-  for (const Chunk& chunk : chunks) {
+  for (const WindowChunk& chunk : chunks) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
     values->resize(static_cast<size_t>(chunk.tokens * model.config->hidden_size));
     PW_TRY(stream->hidden.Read(chunk.token, chunk.tokens, values->data()));
@@ -92,7 +64,7 @@ Result<std::vector<LayerReport>> CompareLayers(const Context& context, const Mod
   PW_ASSIGN(HiddenStore second, HiddenStore::Create(windows.tokens(), a.hidden_size, dir));
   Stream want{&original, std::move(first), LayerRunner(*original.family, a)};
   Stream got{&other, std::move(second), LayerRunner(*other.family, b)};
-  const std::vector<Chunk> chunks = MakeChunks(windows);
+  const std::vector<WindowChunk> chunks = CutChunks(windows.lengths);
   std::vector<float> x, y;
   PW_TRY(Embed(chunks, windows, &want, &x));
   PW_TRY(Embed(chunks, windows, &got, &x));
@@ -102,7 +74,7 @@ Result<std::vector<LayerReport>> CompareLayers(const Context& context, const Mod
     PW_TRY(RunLayer(context, chunks, layer, &want, &x));
     PW_TRY(RunLayer(context, chunks, layer, &got, &x));
     HiddenError error;
-    for (const Chunk& chunk : chunks) {
+    for (const WindowChunk& chunk : chunks) {
       x.resize(static_cast<size_t>(chunk.tokens * a.hidden_size));
       y.resize(x.size());
       PW_TRY(want.hidden.Read(chunk.token, chunk.tokens, x.data()));
