@@ -26,8 +26,12 @@ constexpr std::array<DTypeRow, 22> kRows = {{
 }};
 static_assert(kRows.size() == static_cast<size_t>(DType::kU64) + 1);
 
-// The conversions compute every branch and select with integers, so that the compiler turns the
-// array loops below into vectors.
+// The conversions compute every case and select by mask: branches would keep the compiler from
+// turning the array loops below into vectors.
+inline uint32_t Select(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
 
 inline uint32_t WidenF16(uint32_t h) {
   const uint32_t sign = (h & 0x8000u) << 16;
@@ -38,9 +42,8 @@ inline uint32_t WidenF16(uint32_t h) {
   // The exponent bias goes from 15 to 127; Inf and NaN need the same step once more.
   const uint32_t normal = (magnitude << 13) + (112u << 23);
   const uint32_t special = (magnitude << 13) + (224u << 23);
-  uint32_t bits = magnitude < 0x0400u ? subnormal : normal;
-  bits = magnitude >= 0x7c00u ? special : bits;
-  return bits | sign;
+  const uint32_t finite = Select(magnitude < 0x0400u, subnormal, normal);
+  return Select(magnitude >= 0x7c00u, special, finite) | sign;
 }
 
 inline uint32_t NarrowF16(uint32_t bits) {
@@ -54,16 +57,15 @@ inline uint32_t NarrowF16(uint32_t bits) {
   // 65520 on this carries into the exponent of infinity.
   const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
   const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
-  uint32_t half = magnitude < 0x38800000u ? subnormal : normal;
-  half = magnitude >= 0x47800000u ? 0x7c00u : half;
-  half = magnitude > 0x7f800000u ? nan : half;
-  return half | sign;
+  const uint32_t small = Select(magnitude < 0x38800000u, subnormal, normal);
+  const uint32_t number = Select(magnitude >= 0x47800000u, 0x7c00u, small);
+  return Select(magnitude > 0x7f800000u, nan, number) | sign;
 }
 
 inline uint32_t NarrowBF16(uint32_t bits) {
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40u;
-  return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+  return Select((bits & 0x7fffffffu) > 0x7f800000u, nan, rounded);
 }
 
 // Applies Convert to every element; In and Out are unsigned words, neither side need be aligned.

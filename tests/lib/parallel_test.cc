@@ -1,6 +1,8 @@
 #include "lib/parallel.h"
 
 #include <doctest/doctest.h>
+#include <tbb/global_control.h>
+#include <tbb/task_arena.h>
 
 #include <atomic>
 #include <chrono>
@@ -67,18 +69,47 @@ TEST_CASE("no more bodies at once than threads, nested calls included") {
 }
 
 TEST_CASE("a waiting thread does not begin another body of the outer loop") {
-  // What a body keeps per thread must be its own until it returns.
+  // What a body keeps per thread must be its own until it returns. It takes more than two threads
+  // to go wrong, also where there are fewer cores, so the arena is made here.
+  const tbb::global_control control(tbb::global_control::max_allowed_parallelism, 6);
+  tbb::task_arena arena(6);
   std::atomic<int> reentered{0};
-  const Context context = WithThreads(2);
-  ParallelFor(context, 64, [&](int64_t) {
-    static thread_local int depth = 0;
-    if (++depth > 1) ++reentered;
-    std::atomic<int64_t> sum{0};
-    ParallelFor(context, 100, [&](int64_t i) { sum += i; });
-    if (sum.load() != 4950) ++reentered;
-    --depth;
+  std::atomic<int> wrong_sums{0};
+  const Context context = WithThreads(6);
+  arena.execute([&] {
+    ParallelFor(context, 60, [&](int64_t outer) {
+      static thread_local int depth = 0;
+      if (++depth > 1) ++reentered;
+      std::atomic<int64_t> sum{0};
+      ParallelFor(context, 5, [&](int64_t i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(outer % 3 == 0 ? 900 : 100));
+        sum += i;
+      });
+      if (sum.load() != 10) ++wrong_sums;
+      --depth;
+    });
   });
   CHECK(reentered.load() == 0);
+  CHECK(wrong_sums.load() == 0);
+}
+
+TEST_CASE("a loop inside a wider arena keeps to its own number of threads") {
+  const tbb::global_control control(tbb::global_control::max_allowed_parallelism, 6);
+  tbb::task_arena arena(6);
+  std::atomic<int> running{0};
+  std::atomic<int> most{0};
+  arena.execute([&] {
+    ParallelFor(WithThreads(2), 60, [&](int64_t) {
+      const int now = ++running;
+      int seen = most.load();
+      while (now > seen && !most.compare_exchange_weak(seen, now)) {
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(300));
+      --running;
+    });
+  });
+  CHECK(most.load() >= 1);
+  CHECK(most.load() <= 2);
 }
 
 TEST_CASE("ParallelTry returns the error of the lowest failing index") {
