@@ -140,8 +140,11 @@ Status CheckPackQuantized(const Model& model, const OutputTensor& tensor) {
 Json PackQuantizedConfig(const Model& model, const std::vector<OutputTensor>& tensors) {
   const std::vector<Group> groups = GroupBySpec(tensors);
   Json config_groups = Json::Object();
+  // The class comes last: a loader that tries targets in this order finds a module's own name
+  // first, and does not warn that the name matches nothing.
   for (size_t i = 0; i < groups.size(); ++i) {
-    config_groups.Set("group_" + std::to_string(i), GroupJson(groups[i], i == 0));
+    const size_t from = groups.size() - 1 - i;
+    config_groups.Set("group_" + std::to_string(i), GroupJson(groups[from], from == 0));
   }
   Json config = Json::Object();
   config.Set("quant_method", Json::String("compressed-tensors"));

@@ -16,7 +16,7 @@ namespace pennyweight {
 Status CheckPackQuantized(const Model& model, const OutputTensor& tensor);
 
 // Tensors of one IntegerSpec form a config group. The group with the most tensors (the first of
-// equals) gets the target "Linear", the others name their modules, which loaders look at first.
+// equals) gets the target "Linear" and stands last; the others name their modules.
 // Linear modules left alone, and a head that is tied away, are under "ignore".
 // Precondition: at least one tensor is an integer, and CheckPackQuantized holds for all.
 Json PackQuantizedConfig(const Model& model, const std::vector<OutputTensor>& tensors);

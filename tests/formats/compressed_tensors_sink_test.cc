@@ -183,11 +183,11 @@ TEST_CASE("quantization_config: groups by spec, the most common by class, the re
   CHECK(q.Find("quantization_status")->str() == "compressed");
   // No lm_head is in the file: the model ties it, clients still make the module.
   CHECK(q.Find("ignore")->Dump() == "[\"model.layers.0.mlp.down_proj\",\"lm_head\"]");
-  CHECK(q.Find("config_groups")->Find("group_0")->Dump() ==
+  CHECK(q.Find("config_groups")->Find("group_1")->Dump() ==
         "{\"targets\":[\"Linear\"],\"weights\":{\"num_bits\":4,\"type\":\"int\","
         "\"symmetric\":false,\"strategy\":\"group\",\"group_size\":32,\"dynamic\":false},"
         "\"input_activations\":null,\"output_activations\":null}");
-  CHECK(q.Find("config_groups")->Find("group_1")->Dump() ==
+  CHECK(q.Find("config_groups")->Find("group_0")->Dump() ==
         "{\"targets\":[\"model.layers.0.self_attn.q_proj\"],\"weights\":{\"num_bits\":8,"
         "\"type\":\"int\",\"symmetric\":true,\"strategy\":\"channel\",\"group_size\":null,"
         "\"dynamic\":false},\"input_activations\":null,\"output_activations\":null}");

@@ -124,7 +124,8 @@ TEST_CASE("shards: parts of a tensor stay together, the index maps them, the rea
   std::vector<OutputTensor> tensors;
   std::vector<TensorPart> parts;
   for (size_t i = 0; i < 7; ++i) {
-    tensors.push_back({"t" + std::to_string(i), Encoding::Plain(DType::kF16), {33, 10}});
+    tensors.push_back(
+        {std::string("t").append(std::to_string(i)), Encoding::Plain(DType::kF16), {33, 10}});
     parts.push_back({{tensors[i].name, DType::kF16, {33, 10}}, i});
   }
   SinkOptions options;
