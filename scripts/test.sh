@@ -47,18 +47,28 @@ setup_python() {
   touch "$stamp"
 }
 
-# The system's Node when it is new enough, else the one of the npm package `node`.
+# "x64" or "arm64", as npm packages name the machine.
+machine() {
+  case $(uname -m) in
+    aarch64) echo arm64 ;;
+    *) echo x64 ;;
+  esac
+}
+
+# The system's Node when it is new enough, else the one of the npm package node-linux-*.
 find_node() {
   NODE=$(command -v node || true)
   local major=0
   [ -n "$NODE" ] && major=$("$NODE" -p 'process.versions.node.split(".")[0]')
   if [ "$major" -lt 20 ]; then
-    NODE=$interop_dir/node/node_modules/node/bin/node
+    local package
+    package=node-linux-$(machine)
+    NODE=$interop_dir/node/node_modules/$package/bin/node
     if [ ! -x "$NODE" ]; then
       echo "test.sh: installing Node $node_fallback under build/interop" >&2
       mkdir -p "$interop_dir/node"
-      (cd "$interop_dir/node" && quietly npm install --no-audit --no-fund --prefix . \
-        "node@$node_fallback")
+      (cd "$interop_dir/node" && quietly npm install --no-audit --no-fund --ignore-scripts \
+        --prefix . "$package@$node_fallback")
     fi
   fi
   export NODE
@@ -75,14 +85,9 @@ setup_node() {
   echo "test.sh: installing node-llama-cpp under build/interop" >&2
   rm -rf "$interop_dir/npm"
   mkdir -p "$interop_dir/npm"
-  local machine
-  case $(uname -m) in
-    aarch64) machine=linux-arm64 ;;
-    *) machine=linux-x64 ;;
-  esac
   (cd "$interop_dir/npm" && quietly npm install --no-audit --no-fund --ignore-scripts \
     --omit=optional --prefix . "node-llama-cpp@$version" \
-    "@node-llama-cpp/$machine@$version")
+    "@node-llama-cpp/linux-$(machine)@$version")
   touch "$stamp"
 }
 
