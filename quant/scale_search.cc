@@ -38,20 +38,16 @@ class Shortlist {
   int count_ = 0;
 };
 
-float SumLanes(const float* lane) {
-  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-}
-
 // Ratios of full range to absolute maximum that are worth trying: above 1 the largest weights are
-// clipped, the less so the finer the codes. A step moves the outermost code by a quarter or more;
+// clipped, the less so the finer the codes. A step moves the outermost code by a quarter or so;
 // refits close the gaps.
 template <class Visit>
 void ForEachRange(float levels, Visit visit) {
-  float first = 0.9f, last = 1.12f, step = 1.0f + 1.0f / 128;
+  float first = 0.9f, last = 1.12f, step = 1.0f + 1.0f / 256;
   if (levels < 12) {
     first = 0.72f, last = 2.6f, step = 1.0f + 0.25f / levels;
   } else if (levels < 40) {
-    first = 0.85f, last = 1.6f, step = 1.0f + 0.35f / levels;
+    first = 0.85f, last = 1.6f, step = 1.0f + 0.2f / levels;
   }
   for (float ratio = first; ratio < last; ratio *= step) visit(ratio);
 }
@@ -67,7 +63,7 @@ float NeighbourStep(DType dtype) {
 
 FitBlock::FitBlock(int64_t n)
     : n_(n),
-      padded_(CeilDiv(n, kLanes) * kLanes),
+      padded_(CeilDiv(n, 8) * 8),
       x_(static_cast<size_t>(padded_)),
       h_(static_cast<size_t>(padded_)),
       hx_(static_cast<size_t>(padded_)) {}
@@ -121,66 +117,23 @@ float RoundStored(DType dtype, float unit, float value) {
 }
 
 SymmetricSums SumSymmetric(const FitBlock& block, float lo, float hi, float inverse) {
-  float a[FitBlock::kLanes] = {}, b[FitBlock::kLanes] = {};
-  const float* x = block.x();
-  const float* h = block.h();
-  const float* hx = block.hx();
-  for (int64_t i = 0; i < block.padded(); i += FitBlock::kLanes) {
-    for (int64_t l = 0; l < FitBlock::kLanes; ++l) {
-      const float q = NearestInteger(ClampTo(x[i + l] * inverse, lo, hi));
-      a[l] += hx[i + l] * q;
-      b[l] += h[i + l] * q * q;
-    }
-  }
-  return {SumLanes(a), SumLanes(b)};
+  const KernelSums sums = SumCodes(block.kernel(), lo, hi, inverse, 0.0f);
+  return {sums.xq, sums.qq};
 }
 
 double SymmetricError(const FitBlock& block, float lo, float hi, float scale) {
   if (scale == 0) return block.sum_hxx();
-  const float inverse = 1.0f / scale;
-  float e[FitBlock::kLanes] = {};
-  const float* x = block.x();
-  const float* h = block.h();
-  for (int64_t i = 0; i < block.padded(); i += FitBlock::kLanes) {
-    for (int64_t l = 0; l < FitBlock::kLanes; ++l) {
-      const float q = NearestInteger(ClampTo(x[i + l] * inverse, lo, hi));
-      const float d = x[i + l] - scale * q;
-      e[l] += h[i + l] * d * d;
-    }
-  }
-  return SumLanes(e);
+  return SumErrors(block.kernel(), lo, hi, 1.0f / scale, scale, 0.0f);
 }
 
 AffineSums SumAffine(const FitBlock& block, float levels, float inverse, float offset) {
-  float s[FitBlock::kLanes] = {}, qq[FitBlock::kLanes] = {}, xq[FitBlock::kLanes] = {};
-  const float* x = block.x();
-  const float* h = block.h();
-  const float* hx = block.hx();
-  for (int64_t i = 0; i < block.padded(); i += FitBlock::kLanes) {
-    for (int64_t l = 0; l < FitBlock::kLanes; ++l) {
-      const float q = NearestInteger(ClampTo((x[i + l] - offset) * inverse, 0.0f, levels));
-      const float hq = h[i + l] * q;
-      s[l] += hq;
-      qq[l] += hq * q;
-      xq[l] += hx[i + l] * q;
-    }
-  }
-  return {SumLanes(s), SumLanes(qq), SumLanes(xq)};
+  const KernelSums sums = SumCodes(block.kernel(), 0.0f, levels, inverse, offset);
+  return {sums.q, sums.qq, sums.xq};
 }
 
 double AffineError(const FitBlock& block, float levels, float scale, float offset) {
   const float inverse = scale == 0 ? 0.0f : 1.0f / scale;
-  float e[FitBlock::kLanes] = {};
-  const float* x = block.x();
-  const float* h = block.h();
-  for (int64_t i = 0; i < block.padded(); i += FitBlock::kLanes) {
-    for (int64_t l = 0; l < FitBlock::kLanes; ++l) {
-      const float q = NearestInteger(ClampTo((x[i + l] - offset) * inverse, 0.0f, levels));
-      const float d = x[i + l] - (scale * q + offset);
-      e[l] += h[i + l] * d * d;
-    }
-  }
-  return SumLanes(e);
+  return SumErrors(block.kernel(), 0.0f, levels, inverse, scale, offset);
 }
 
 namespace {
@@ -197,14 +150,14 @@ float RefitSymmetric(const FitBlock& block, float lo, float hi, float scale) {
   return scale;
 }
 
-void ShortlistSymmetric(const FitBlock& block, float lo, float hi, bool both_signs,
-                        Shortlist<float>* best) {
+// Where the code range is lopsided the sign of the scale says which end gets the extra code.
+void ShortlistSymmetric(const FitBlock& block, float lo, float hi, Shortlist<float>* best) {
+  const bool both_signs = lo != -hi;
   const float amax = std::max(-block.min(), block.max());
-  const float sign = -block.min() > block.max() ? -1.0f : 1.0f;  // of the largest weight
   const float levels = std::max(-lo, hi);
   ForEachRange(levels, [&](float ratio) {
     const float inverse = levels * ratio / amax;
-    for (const float s : {-sign, sign}) {
+    for (const float s : {1.0f, -1.0f}) {
       if (!both_signs && s < 0) continue;
       const SymmetricSums sums = SumSymmetric(block, lo, hi, s * inverse);
       if (!(sums.b > 0)) continue;
@@ -303,7 +256,7 @@ void ShortlistAffine(const FitBlock& block, float levels, bool offset_below_zero
 SymmetricFit SearchSymmetric(const FitBlock& block, float lo, float hi) {
   if (block.zero()) return {};
   Shortlist<float> shortlist;
-  ShortlistSymmetric(block, lo, hi, true, &shortlist);
+  ShortlistSymmetric(block, lo, hi, &shortlist);
   SymmetricFit best{0, block.sum_hxx()};
   for (const float candidate : shortlist.values()) {
     const float scale = RefitSymmetric(block, lo, hi, candidate);
@@ -317,7 +270,7 @@ SymmetricFit SearchSymmetricStored(const FitBlock& block, float lo, float hi, DT
                                    float start) {
   if (block.zero()) return {};
   Shortlist<float> shortlist;
-  ShortlistSymmetric(block, lo, hi, true, &shortlist);
+  ShortlistSymmetric(block, lo, hi, &shortlist);
   return FinishSymmetric(block, lo, hi, dtype, shortlist.values(), start);
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
+#include "quant/scale_kernels.h"
 
 namespace pennyweight {
 
@@ -20,22 +21,15 @@ namespace pennyweight {
 // is not clipped without bound. Returns the mean that was divided out. out[n].
 double NormalizeImportance(std::span<const float> importance, int64_t n, float* out);
 
-// One block's weights with importance, zero-padded to a multiple of kLanes.
+// One block's weights with importance, zero-padded to a multiple of 8.
 class FitBlock {
  public:
-  // Sums are kept in this many interleaved chains, whatever the instruction set: their order, and
-  // so every chosen scale, is the same on all machines.
-  static constexpr int64_t kLanes = 8;
-
   explicit FitBlock(int64_t n);
 
   // Takes n weights and their importance as NormalizeImportance does.
   void Load(std::span<const float> w, std::span<const float> importance);
 
-  int64_t padded() const { return padded_; }
-  const float* x() const { return x_.data(); }
-  const float* h() const { return h_.data(); }
-  const float* hx() const { return hx_.data(); }
+  KernelBlock kernel() const { return {x_.data(), h_.data(), hx_.data(), padded_}; }
   float min() const { return min_; }
   float max() const { return max_; }
   float unit() const { return unit_; }
