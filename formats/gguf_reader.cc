@@ -140,6 +140,7 @@ class GgufParser {
  private:
   Status ParseStart() {
     const uint64_t size = out_.file_.size();
+    if (size == 0) return Error(ErrorCode::kTruncated, "the file is empty").At(0);
     PW_TRY(cursor_.Need(std::min<uint64_t>(size, 4), "the magic"));
     if (std::memcmp(cursor_.At(0), "GGUF", std::min<uint64_t>(size, 4)) != 0) {
       return Error(ErrorCode::kInvalidHeader, "the file does not begin with \"GGUF\"").At(0);
