@@ -20,11 +20,11 @@ Status Embed(const std::vector<WindowChunk>& chunks, const Windows& windows, Str
   const ModelConfig& config = *stream->model->config;
   for (const WindowChunk& chunk : chunks) {
     values->resize(static_cast<size_t>(chunk.tokens * config.hidden_size));
-    const auto ids = std::span(windows.ids)
-                         .subspan(static_cast<size_t>(chunk.token),
-                                  static_cast<size_t>(chunk.tokens));
-    PW_TRY(EmbedTokens(*stream->model->source, *stream->model->family, config, ids,
-                       values->data()));
+    const auto ids =
+        std::span(windows.ids)
+            .subspan(static_cast<size_t>(chunk.token), static_cast<size_t>(chunk.tokens));
+    PW_TRY(
+        EmbedTokens(*stream->model->source, *stream->model->family, config, ids, values->data()));
     PW_TRY(stream->hidden.Write(chunk.token, chunk.tokens, values->data()));
   }
   return OkStatus();

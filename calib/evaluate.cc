@@ -140,13 +140,21 @@ double Mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-// Means over the scored predictions of each window that has some.
+// Scored predictions of each window that has some.
+std::vector<int64_t> WindowTokens(const Windows& windows) {
+  std::vector<int64_t> counts;
+  for (size_t w = 0; w < windows.lengths.size(); ++w) {
+    const int64_t count = windows.lengths[w] - std::max<int64_t>(windows.first_scored[w], 1);
+    if (count > 0) counts.push_back(count);
+  }
+  return counts;
+}
+
+// Means of the windows' own predictions.
 std::vector<double> WindowMeans(const Windows& windows, const std::vector<double>& values) {
   std::vector<double> means;
   size_t at = 0;
-  for (size_t w = 0; w < windows.lengths.size(); ++w) {
-    const int64_t count = windows.lengths[w] - std::max<int64_t>(windows.first_scored[w], 1);
-    if (count <= 0) continue;
+  for (const int64_t count : WindowTokens(windows)) {
     double sum = 0;
     for (int64_t i = 0; i < count; ++i) sum += values[at++];
     means.push_back(sum / static_cast<double>(count));
@@ -191,6 +199,7 @@ EvalScores Score(const std::vector<Prediction>& predictions, const Windows& wind
   if (nll.size() > 1) {
     scores.perplexity_stderr = scores.perplexity * std::sqrt(squares / count / (count - 1));
   }
+  scores.window_tokens = WindowTokens(windows);
   scores.window_nll = WindowMeans(windows, nll);
   if (has_reference) scores.reference = ScoreReference(predictions, windows);
   return scores;

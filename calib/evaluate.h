@@ -26,11 +26,12 @@ struct ReferenceScores {
 };
 
 struct EvalScores {
-  int64_t tokens = 0;              // scored predictions
-  double nll_sum = 0;              // negative log-likelihood, nats
-  double perplexity = 0;           // exp(nll_sum / tokens)
-  double perplexity_stderr = 0;    // perplexity times the standard error of the mean
-  std::vector<double> window_nll;  // mean of each window that has a scored prediction
+  int64_t tokens = 0;                  // scored predictions
+  double nll_sum = 0;                  // negative log-likelihood, nats
+  double perplexity = 0;               // exp(nll_sum / tokens)
+  double perplexity_stderr = 0;        // perplexity times the standard error of the mean
+  std::vector<double> window_nll;      // mean of each window that has a scored prediction
+  std::vector<int64_t> window_tokens;  // how many it has
   std::optional<ReferenceScores> reference;
 };
 

@@ -23,7 +23,7 @@ struct Weight {
   std::vector<uint8_t> data;  // [rows, cols] of dtype
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;
-  std::vector<float> bias;    // [rows], or empty
+  std::vector<float> bias;  // [rows], or empty
 };
 
 // Weights of one layer by their step's pattern (Step::weight).
@@ -41,8 +41,8 @@ Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
 Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
                                const ModelConfig& config, int64_t layer);
 
-// Whether LayerRunner can run a configuration: positive sizes, an even head_dim, heads a multiple of
-// kv_heads. Errors: kConfigInvalid naming the numbers. To be asked before the other functions.
+// Whether LayerRunner can run a configuration: positive sizes, an even head_dim, heads a multiple
+// of kv_heads. Errors: kConfigInvalid naming the numbers. To be asked before the other functions.
 Status CheckRunnable(const ModelConfig& config);
 
 // Runs a layer's steps [begin, end) on consecutive windows. One object serves one call at a time;

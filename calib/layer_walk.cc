@@ -43,16 +43,18 @@ uint64_t LayerWalk::WorkingBytes(const Model& model, const Windows& windows) {
   const int64_t heldout = std::min(InputStatistics::kHeldOutRows, HeldOutTokens(windows));
   const int64_t activations =
       ChunkTokens(windows) * (4 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size);
-  const int64_t tile = TileRows(widest) * widest;
+  int64_t tile = 0;
+  for (const TensorInfo& t : model.source->tensors()) {
+    tile = std::max(tile, std::min(t.rows(), TileRows(t.cols())) * t.cols());
+  }
   // Decoded weights of a layer in f32, two encodings of them, a Hessian, held-out rows, the
   // activations of a chunk, the tiles of a matrix at work; then the program and its packing.
   const int64_t floats = layer + layer / 2 + widest * widest + heldout * widest +
-                         heldout * TileRows(widest) + activations + 6 * tile;
+                         heldout * std::min(widest, TileRows(widest)) + activations + 6 * tile;
   return static_cast<uint64_t>(floats) * sizeof(float) + (48ull << 20);
 }
 
-Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context,
-                                                     const WalkInput& input,
+Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, const WalkInput& input,
                                                      const std::string& scratch_dir) {
   const uint64_t working = WorkingBytes(*input.model, *input.windows);
   if (working > context.memory_limit) {
@@ -188,9 +190,8 @@ Status LayerWalk::RunHeldOut(const Context& context, const LayerWeights& weights
 
 // Runs every chunk up to the stage's input and adds that to the statistics. The hidden states that
 // lie at `checkpoint` are moved on to `advance` on the way.
-Status LayerWalk::Accumulate(const Context& context, const LayerWeights& weights,
-                             size_t checkpoint, size_t advance, const Stage& stage,
-                             InputStatistics* statistics) {
+Status LayerWalk::Accumulate(const Context& context, const LayerWeights& weights, size_t checkpoint,
+                             size_t advance, const Stage& stage, InputStatistics* statistics) {
   for (const Chunk& chunk : chunks_) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
     hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
@@ -260,8 +261,7 @@ Status LayerWalk::QuantizeStage(const Context& context, int64_t layer, const Sta
                                 LayerWeights* weights,
                                 std::map<std::string_view, EncodedMatrix>* rtn) {
   for (const Step* step : stage.linears) {
-    PW_ASSIGN(Weight weight,
-              LoadWeight(*in_.model->source, family_, config_, step->weight, layer));
+    PW_ASSIGN(Weight weight, LoadWeight(*in_.model->source, family_, config_, step->weight, layer));
     std::vector<float> decoded;
     EncodedMatrix baseline;
     PW_TRY(QuantizeLinear(context, static_cast<size_t>(IndexOf(step->weight, layer)), statistics,
@@ -310,8 +310,7 @@ Status LayerWalk::MeasureLayer(LayerReport* report) {
 
 Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
   {
-    PW_ASSIGN(const LayerWeights original,
-              LoadLayer(*in_.model->source, family_, config_, layer));
+    PW_ASSIGN(const LayerWeights original, LoadLayer(*in_.model->source, family_, config_, layer));
     PW_TRY(RunHeldOut(context, original, &original_));
   }
   LayerWeights weights;

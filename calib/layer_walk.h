@@ -25,7 +25,7 @@ namespace pennyweight {
 struct WalkInput {
   const Model* model = nullptr;  // with family and config
   const Windows* windows = nullptr;
-  std::span<const Choice> choices;        // per tensor of the source
+  std::span<const Choice> choices;  // per tensor of the source
   Method method = Method::kAuto;
   TensorSink* sink = nullptr;
   std::vector<TensorReport>* reports = nullptr;  // per tensor; error fields are filled
@@ -58,7 +58,7 @@ class LayerWalk {
  private:
   // Consecutive windows that are run together.
   struct Chunk {
-    int64_t token = 0;   // first, in the order of the streams
+    int64_t token = 0;  // first, in the order of the streams
     int64_t tokens = 0;
     std::span<const int64_t> windows;
     bool heldout = false;
@@ -96,14 +96,14 @@ class LayerWalk {
   const Family& family_;
   const ModelConfig& config_;
   LayerRunner runner_;
-  std::vector<int32_t> ids_;          // calibration windows first, then the held-out ones
+  std::vector<int32_t> ids_;  // calibration windows first, then the held-out ones
   std::vector<int64_t> lengths_;
   int64_t calibration_tokens_ = 0;
   std::vector<Chunk> chunks_;
-  std::vector<float> hidden_;         // of one chunk
-  Stream quantized_;                  // all tokens
-  Stream original_;                   // held-out tokens
-  Stream rtn_;                        // held-out tokens
+  std::vector<float> hidden_;  // of one chunk
+  Stream quantized_;           // all tokens
+  Stream original_;            // held-out tokens
+  Stream rtn_;                 // held-out tokens
 };
 
 }  // namespace pennyweight

@@ -121,8 +121,8 @@ Status WriteMatrix(const Context& context, const MatrixJob& job, const EncodedMa
       // R R^T holds H + lambda I; what the damping added is taken out again.
       const double lambda = job.statistics->lambda();
       const float* r = job.statistics->r();
-      *output_total += NormThroughFactor(context, w.data(), tile.rows, cols, r) -
-                       lambda * total.sum_sq;
+      *output_total +=
+          NormThroughFactor(context, w.data(), tile.rows, cols, r) - lambda * total.sum_sq;
       for (size_t i = 0; i < w.size(); ++i) decoded[i] = w[i] - decoded[i];
       *output_error += NormThroughFactor(context, decoded.data(), tile.rows, cols, r) -
                        lambda * total.sum_sq_error;
@@ -167,10 +167,14 @@ const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list
 
 std::string_view MethodName(Method method) {
   switch (method) {
-    case Method::kMinMax: return "minmax";
-    case Method::kRtn: return "rtn";
-    case Method::kGptq: return "gptq";
-    case Method::kAuto: return "auto";
+    case Method::kMinMax:
+      return "minmax";
+    case Method::kRtn:
+      return "rtn";
+    case Method::kGptq:
+      return "gptq";
+    case Method::kAuto:
+      return "auto";
   }
   return "";
 }

@@ -18,8 +18,7 @@ double Badness(const TensorReport& t) {
 
 Result<std::vector<LayerReport>> Calibrate(const Context& context, const WalkInput& input,
                                            const std::string& scratch_dir) {
-  PW_ASSIGN(const std::unique_ptr<LayerWalk> walk,
-            LayerWalk::Create(context, input, scratch_dir));
+  PW_ASSIGN(const std::unique_ptr<LayerWalk> walk, LayerWalk::Create(context, input, scratch_dir));
   PW_TRY(walk->Embed(context));
   const int64_t layers = input.model->config->layers;
   std::vector<LayerReport> reports;
@@ -109,7 +108,8 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     PW_ASSIGN(report.layers, Calibrate(context, input, options.scratch_dir));
   } else {
     int64_t layers = 0;
-    for (const TensorReport& t : report.tensors) layers = std::max(layers, t.layer.value_or(-1) + 1);
+    for (const TensorReport& t : report.tensors)
+      layers = std::max(layers, t.layer.value_or(-1) + 1);
     for (int64_t i = 0; i < layers; ++i) report.layers.emplace_back().layer = i;
   }
   if (context.progress) {

@@ -16,8 +16,8 @@ namespace pennyweight {
 // Contexts of at most `context` ids each, back to back.
 struct Windows {
   std::vector<int32_t> ids;
-  std::vector<int64_t> lengths;         // of each window
-  std::vector<int64_t> first_scored;    // predictions of ids at >= this position are counted
+  std::vector<int64_t> lengths;       // of each window
+  std::vector<int64_t> first_scored;  // predictions of ids at >= this position are counted
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
 };
 

@@ -49,8 +49,7 @@ Error ParseError(const CLI::ParseError& e, const CommandSpec& spec) {
 
 std::span<const Flag> CommonFlags() { return kCommonFlags; }
 
-Result<Arguments> Arguments::Parse(const CommandSpec& spec,
-                                   const std::vector<std::string>& words) {
+Result<Arguments> Arguments::Parse(const CommandSpec& spec, const std::vector<std::string>& words) {
   const std::vector<Flag> flags = AllFlags(spec);
   CLI::App app;
   app.set_help_flag();
@@ -127,8 +126,8 @@ Result<std::optional<uint64_t>> Arguments::Size(std::string_view flag) const {
   const auto [rest, code] = std::from_chars(text->data(), end, value);
   if (code != std::errc() || !(value >= 0)) return Error(bad);
   static const std::map<std::string, double> kUnits = {
-      {"", 1},           {"K", 1e3},          {"M", 1e6},          {"G", 1e9}, {"T", 1e12},
-      {"Ki", 1024.0},    {"Mi", 1048576.0},   {"Gi", 1073741824.0}};
+      {"", 1},     {"K", 1e3},     {"M", 1e6},        {"G", 1e9},
+      {"T", 1e12}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
   const auto unit = kUnits.find(std::string(rest, end));
   if (unit == kUnits.end() || value * unit->second > 1e18) return Error(bad);
   return std::optional<uint64_t>(static_cast<uint64_t>(std::llround(value * unit->second)));
@@ -148,16 +147,17 @@ Result<std::optional<std::string>> Arguments::OneOf(
 }
 
 std::string HelpText(const CommandSpec& spec) {
-  std::string out = fmt::format("{}\n\nUsage: pennyweight {} {}{} [flags]\n\nExamples:\n{}\nFlags:\n",
-                                spec.summary, spec.name, spec.inputs,
-                                std::any_of(spec.flags.begin(), spec.flags.end(),
-                                            [](const Flag& f) { return f.name == "--output"; })
-                                    ? " -o OUTPUT"
-                                    : "",
-                                spec.examples);
+  std::string out =
+      fmt::format("{}\n\nUsage: pennyweight {} {}{} [flags]\n\nExamples:\n{}\nFlags:\n",
+                  spec.summary, spec.name, spec.inputs,
+                  std::any_of(spec.flags.begin(), spec.flags.end(),
+                              [](const Flag& f) { return f.name == "--output"; })
+                      ? " -o OUTPUT"
+                      : "",
+                  spec.examples);
   for (const Flag& f : AllFlags(spec)) {
-    std::string left = fmt::format("  {:2} {}{}{}", f.letter, f.name, f.value.empty() ? "" : " ",
-                                   f.value);
+    std::string left =
+        fmt::format("  {:2} {}{}{}", f.letter, f.name, f.value.empty() ? "" : " ", f.value);
     out += fmt::format("{:<32} {}\n", left, f.help);
   }
   return out;

@@ -12,8 +12,8 @@ namespace pennyweight {
 
 // Exit codes.
 inline constexpr int kExitDone = 0;
-inline constexpr int kExitFound = 1;        // a check found something
-inline constexpr int kExitFailed = 2;       // could not do it
+inline constexpr int kExitFound = 1;   // a check found something
+inline constexpr int kExitFailed = 2;  // could not do it
 inline constexpr int kExitInterrupted = 130;
 
 struct Invocation {

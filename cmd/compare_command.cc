@@ -108,8 +108,7 @@ Result<std::vector<std::string>> CheckThresholds(const Report& report,
       }
     }
     if (!t.matched) {
-      return Error(ErrorCode::kUsage,
-                   fmt::format("--fail-above \"{}\" matches nothing", t.text));
+      return Error(ErrorCode::kUsage, fmt::format("--fail-above \"{}\" matches nothing", t.text));
     }
   }
   return findings;
@@ -178,8 +177,8 @@ Result<Report> CompareTensors(const Context& context, const Model& a, const Mode
     report.tensors.push_back(std::move(row));
   }
   if (common == 0) {
-    return Error(ErrorCode::kTensorMissing, fmt::format("{} and {} have no tensor in common",
-                                                        a.path, b.path));
+    return Error(ErrorCode::kTensorMissing,
+                 fmt::format("{} and {} have no tensor in common", a.path, b.path));
   }
   for (const auto& [name, index] : other) {
     const TensorInfo& info = b.source->tensors()[index];
@@ -213,15 +212,14 @@ Result<std::vector<LayerReport>> CompareOnText(const Invocation& invocation, con
 
 }  // namespace
 
-const CommandSpec kCompareSpec = {
-    "compare",
-    "the error of each tensor and layer between two models",
-    "ORIGINAL OTHER",
-    2,
-    "  pennyweight compare ./Llama-8B llama-8b.gguf\n"
-    "  pennyweight compare ./Llama-8B llama-8b.gguf --text wiki.txt "
-    "--fail-above weight_rel_mse=0.01\n",
-    kFlags};
+const CommandSpec kCompareSpec = {"compare",
+                                  "the error of each tensor and layer between two models",
+                                  "ORIGINAL OTHER",
+                                  2,
+                                  "  pennyweight compare ./Llama-8B llama-8b.gguf\n"
+                                  "  pennyweight compare ./Llama-8B llama-8b.gguf --text wiki.txt "
+                                  "--fail-above weight_rel_mse=0.01\n",
+                                  kFlags};
 
 Result<int> RunCompare(const Invocation& invocation) {
   const auto start = std::chrono::steady_clock::now();

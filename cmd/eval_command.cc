@@ -33,15 +33,22 @@ Json Ids(const std::vector<int32_t>& ids) {
   return list;
 }
 
-// 95 % interval of the mean by resampling the windows; the seed is fixed, the result reproducible.
-std::pair<double, double> BootstrapInterval(const std::vector<double>& windows) {
+// 95 % interval of the mean over predictions, by resampling whole windows (predictions of one are
+// not independent). The seed is fixed, so the interval is reproducible.
+std::pair<double, double> BootstrapInterval(const std::vector<double>& window_means,
+                                            const std::vector<int64_t>& window_tokens) {
   constexpr int kResamples = 2000;
   std::mt19937_64 random(20240229);
   std::vector<double> means;
   for (int i = 0; i < kResamples; ++i) {
-    double sum = 0;
-    for (size_t k = 0; k < windows.size(); ++k) sum += windows[random() % windows.size()];
-    means.push_back(sum / static_cast<double>(windows.size()));
+    double sum = 0, tokens = 0;
+    for (size_t k = 0; k < window_means.size(); ++k) {
+      const size_t pick = random() % window_means.size();
+      const double count = static_cast<double>(window_tokens[pick]);
+      sum += window_means[pick] * count;
+      tokens += count;
+    }
+    means.push_back(sum / tokens);
   }
   std::sort(means.begin(), means.end());
   return {means[kResamples * 25 / 1000], means[kResamples * 975 / 1000]};
@@ -51,10 +58,10 @@ Status WriteLogits(const std::string& path, bool force, std::span<const int32_t>
                    const std::vector<float>& logits) {
   const int64_t tokens = static_cast<int64_t>(ids.size());
   const int64_t vocabulary = static_cast<int64_t>(logits.size()) / tokens;
-  PW_ASSIGN(const SafetensorsLayout layout,
-            LayOutSafetensors({{"tokens", DType::kI64, {tokens}},
-                               {"logits", DType::kF32, {tokens, vocabulary}}},
-                              {}));
+  PW_ASSIGN(
+      const SafetensorsLayout layout,
+      LayOutSafetensors(
+          {{"tokens", DType::kI64, {tokens}}, {"logits", DType::kF32, {tokens, vocabulary}}}, {}));
   const std::vector<int64_t> wide(ids.begin(), ids.end());
   PW_ASSIGN(const std::unique_ptr<AtomicFile> file,
             AtomicFile::Create(path, layout.file_bytes, force));
@@ -81,7 +88,7 @@ void AddScores(const EvalScores& scores, EvalResult* out) {
                             scores.perplexity_stderr, scores.tokens);
   if (!scores.reference) return;
   const ReferenceScores& r = *scores.reference;
-  const auto [low, high] = BootstrapInterval(r.window_kl);
+  const auto [low, high] = BootstrapInterval(r.window_kl, scores.window_tokens);
   Json body = Json::Object();
   body.Set("perplexity", Json::Double(r.perplexity));
   body.Set("kl_mean", Json::Double(r.kl_mean));
@@ -96,8 +103,7 @@ void AddScores(const EvalScores& scores, EvalResult* out) {
       "reference: perplexity {:.4f}\n"
       "KL divergence: mean {:.5f} (95 % {:.5f} to {:.5f}), median {:.5f}, p99 {:.4f}, max {:.3f}\n"
       "same likeliest token: {:.2f} %\n",
-      r.perplexity, r.kl_mean, low, high, r.kl_median, r.kl_p99, r.kl_max,
-      100 * r.top1_agreement);
+      r.perplexity, r.kl_mean, low, high, r.kl_median, r.kl_p99, r.kl_max, 100 * r.top1_agreement);
 }
 
 Status Score(const Invocation& invocation, const Model& model, const RunnableModel& runnable,
@@ -122,8 +128,8 @@ Status Score(const Invocation& invocation, const Model& model, const RunnableMod
     PW_ASSIGN(reference_model, OpenModel(*path));
     PW_ASSIGN(reference, MakeRunnable(*reference_model));
   }
-  PW_ASSIGN(const EvalScores scores,
-            Evaluate(invocation.context, runnable, reference ? &*reference : nullptr, windows, "."));
+  PW_ASSIGN(const EvalScores scores, Evaluate(invocation.context, runnable,
+                                              reference ? &*reference : nullptr, windows, "."));
   AddScores(scores, out);
   return OkStatus();
 }
@@ -165,7 +171,10 @@ Status Continue(const Invocation& invocation, const Model& model, const Runnable
   for (const NextToken& next : generation.top) {
     Json row = Json::Object();
     row.Set("id", Json::Integer(next.id));
-    row.Set("text", Json::String(vocabulary.tokens[static_cast<size_t>(next.id)].text));
+    // An embedding may have more rows than the tokenizer has tokens.
+    const size_t id = static_cast<size_t>(next.id);
+    row.Set("text",
+            id < vocabulary.tokens.size() ? Json::String(vocabulary.tokens[id].text) : Json());
     row.Set("probability", Json::Double(next.probability));
     out->top.Push(std::move(row));
   }

@@ -108,8 +108,8 @@ Result<int> RunInspect(const Invocation& invocation) {
     invocation.console.Note("note: " + model.config_error->ToString());
   }
   PrintTables(model, parameters, bytes, &invocation.console);
-  invocation.console.PrintResult(
-      invocation.console.json() ? ResultJson(model, parameters) : std::string());
+  invocation.console.PrintResult(invocation.console.json() ? ResultJson(model, parameters)
+                                                           : std::string());
   return kExitDone;
 }
 

@@ -56,8 +56,8 @@ Result<int64_t> ContextLength(const Arguments& arguments, const ModelConfig& con
   const int64_t limit = config.context_length > 0 ? config.context_length : int64_t{1} << 24;
   if (!wanted) return std::min<int64_t>(512, limit);
   if (*wanted > limit) {
-    return Error(ErrorCode::kUsage, fmt::format("--context {} is above the model's limit of {}",
-                                                *wanted, limit))
+    return Error(ErrorCode::kUsage,
+                 fmt::format("--context {} is above the model's limit of {}", *wanted, limit))
         .Hint(fmt::format("use --context {} or less", limit));
   }
   return *wanted;

@@ -127,10 +127,10 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
                                   const Model& model) {
   MixOptions options;
   const bool gguf = settings.layout == Layout::kGguf;
-  options.type = arguments.Get("--type").value_or(gguf ? "q4_k_m"
-                                                  : settings.layout == Layout::kSafetensors
-                                                      ? "f16"
-                                                      : "int4");
+  options.type =
+      arguments.Get("--type").value_or(gguf                                      ? "q4_k_m"
+                                       : settings.layout == Layout::kSafetensors ? "f16"
+                                                                                 : "int4");
   options.pure = arguments.Has("--pure");
   const DType dtype = ModelDType(model);
   PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, dtype));
@@ -213,8 +213,9 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
 uint32_t GgufFileType(const std::string& type) {
   if (const Mix* mix = FindMix(type)) return mix->gguf_file_type;
   static const std::map<std::string, uint32_t> kNumbers = {
-      {"f32", 0},  {"f16", 1},  {"q4_0", 2},  {"q4_1", 3},  {"q8_0", 7}, {"q5_0", 8}, {"q5_1", 9},
-      {"q2_k", 10}, {"q3_k", 11}, {"q4_k", 14}, {"q5_k", 16}, {"q6_k", 18}, {"bf16", 32}};
+      {"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},  {"q8_0", 7},
+      {"q5_0", 8},  {"q5_1", 9},  {"q2_k", 10}, {"q3_k", 11}, {"q4_k", 14},
+      {"q5_k", 16}, {"q6_k", 18}, {"bf16", 32}};
   const auto it = kNumbers.find(type);
   return it == kNumbers.end() ? 1 : it->second;
 }
@@ -230,9 +231,12 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
                         {"pennyweight.type", mix.type},
                         {"pennyweight.method", std::string(MethodName(settings.method))}};
   switch (settings.layout) {
-    case Layout::kGguf: return MakeGgufSink(options);
-    case Layout::kCompressedTensors: return MakeCompressedTensorsSink(options);
-    case Layout::kSafetensors: return MakeSafetensorsSink(options);
+    case Layout::kGguf:
+      return MakeGgufSink(options);
+    case Layout::kCompressedTensors:
+      return MakeCompressedTensorsSink(options);
+    case Layout::kSafetensors:
+      return MakeSafetensorsSink(options);
   }
   return Error(ErrorCode::kUsage, "no such layout");
 }
@@ -279,8 +283,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
     quantizes |= choices[i].quantize;
-    requantizes |=
-        choices[i].quantize && tensors[i].encoding.kind != Encoding::Kind::kPlain;
+    requantizes |= choices[i].quantize && tensors[i].encoding.kind != Encoding::Kind::kPlain;
   }
   if (requantizes) {
     console.Note("warning: the input is quantized already; its error is kept and adds up");
@@ -295,8 +298,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   options.windows = windows ? &*windows : nullptr;
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  PW_ASSIGN(Report report,
-            QuantizeModel(invocation.context, model, choices, options, sink.get()));
+  PW_ASSIGN(Report report, QuantizeModel(invocation.context, model, choices, options, sink.get()));
   PW_TRY(sink->Seal());
   PW_TRY(sink->Commit());
 

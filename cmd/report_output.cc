@@ -17,10 +17,10 @@ bool EndsWith(const std::string& text, std::string_view suffix) {
 }
 
 std::string LayerTable(const Report& report) {
-  Table table{{"layer", "hidden error", "cosine", "rtn would give", "bits", "bytes",
-               "worst tensor"},
-              {},
-              {true, false, false, false, false, false, true}};
+  Table table{
+      {"layer", "hidden error", "cosine", "rtn would give", "bits", "bytes", "worst tensor"},
+      {},
+      {true, false, false, false, false, false, true}};
   for (const LayerReport& l : report.layers) {
     table.rows.push_back({fmt::format("{}", l.layer), Short(l.hidden_rel_error),
                           l.hidden_cosine ? fmt::format("{:.5f}", *l.hidden_cosine) : "-",
@@ -38,12 +38,12 @@ std::string TensorTable(const Report& report, bool all) {
     std::stable_sort(rows.begin(), rows.end(), [](auto* a, auto* b) {
       return a->weight_rel_mse.value_or(0) > b->weight_rel_mse.value_or(0);
     });
-    tail = fmt::format("{} more tensors with less error; -v prints them all\n",
-                       rows.size() - kRows);
+    tail =
+        fmt::format("{} more tensors with less error; -v prints them all\n", rows.size() - kRows);
     rows.resize(kRows);
   }
-  Table table{{"tensor", "from", "to", "method", "bits", "weight error", "output error",
-               "held out", "rtn", "minmax"},
+  Table table{{"tensor", "from", "to", "method", "bits", "weight error", "output error", "held out",
+               "rtn", "minmax"},
               {},
               {true, true, true, true}};
   for (const TensorReport* t : rows) {
@@ -64,7 +64,8 @@ std::string TensorTable(const Report& report, bool all) {
 Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
   for (const std::string& path : paths) {
     if (!EndsWith(path, ".json") && !EndsWith(path, ".csv")) {
-      return Error(ErrorCode::kUsage, fmt::format("--report writes .json and .csv, not \"{}\"", path))
+      return Error(ErrorCode::kUsage,
+                   fmt::format("--report writes .json and .csv, not \"{}\"", path))
           .Hint(fmt::format("use --report {}.json", path));
     }
     if (!force && PathExists(path)) {
@@ -79,10 +80,9 @@ Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
 Status WriteReportFiles(const std::vector<std::string>& paths, const Report& report,
                         const Console& console, bool force) {
   for (const std::string& path : paths) {
-    const std::string text = EndsWith(path, ".csv") ? ReportToCsv(report)
-                                                    : console.Document(ReportToJson(report));
-    PW_ASSIGN(const std::unique_ptr<AtomicFile> file,
-              AtomicFile::Create(path, text.size(), force));
+    const std::string text =
+        EndsWith(path, ".csv") ? ReportToCsv(report) : console.Document(ReportToJson(report));
+    PW_ASSIGN(const std::unique_ptr<AtomicFile> file, AtomicFile::Create(path, text.size(), force));
     PW_TRY(file->WriteAt(0, text.data(), text.size()));
     PW_TRY(file->Seal());
     PW_TRY(file->Commit());

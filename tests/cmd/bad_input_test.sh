@@ -51,8 +51,9 @@ expect 2 "did you mean --threads" -- quantize "$MODEL" -o "$WORK/a.gguf" --thred
 expect 2 q4_k -- quantize "$MODEL" -o "$WORK/a.gguf" --type q4_km
 expect 2 down_prj -- quantize "$MODEL" -o "$WORK/a.gguf" --method rtn --tensor-type 'down_prj=q6_k'
 expect 2 "limit of 256" -- eval "$MODEL" --text "$SOURCE_DIR/README.md" --context 512
-expect 2 "not found" -- inspect "$WORK/nowhere"
-expect 2 256 hint: -- quantize "$MODEL" -o "$WORK/a.gguf" --method gptq --memory 1M
+expect 2 nowhere "no such file" -- inspect "$WORK/nowhere"
+expect 2 "the limit is 1 MB" "hint: use --memory" -- quantize "$MODEL" -o "$WORK/a.gguf" \
+  --method gptq --memory 1M
 nothing_left "$WORK/a.gguf"
 
 # Files that are not what they seem.
