@@ -21,7 +21,7 @@ from compressed_tensors.utils.match import match_targets
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-from client import (check, finish, load_config, load_tensors, models, pennyweight, scratch,
+from client import (SOURCE_DIR, check, finish, load_config, load_tensors, models, pennyweight, scratch,
                     shared_text, unpack_integers)
 
 TOLERANCE = 2e-2
@@ -141,11 +141,7 @@ def main():
     for folder in models("stories260K", "pd-llama-4M"):
         text = shared_text(texts[folder.name])
         if text is None:
-            # The folder of the fallback model brings a text of its own.
-            own = sorted(folder.glob("*.txt")) + sorted(folder.parent.glob("**/*.txt"))
-            if not own:
-                continue
-            text = own[0]
+            text = SOURCE_DIR / "LICENSE"  # logits agree on any text that is long enough
         check_model(folder, text, 32)
     finish()
 
