@@ -77,7 +77,6 @@ find_node() {
 # Prebuilt llama.cpp from registry packages only: no build, no download by an install script.
 setup_node() {
   find_node
-  export NODE_PATH=$interop_dir/npm/node_modules
   local version stamp
   version=$("$NODE" -p 'require("./tests/interop/package.json").dependencies["node-llama-cpp"]')
   stamp=$interop_dir/npm-$version
@@ -108,7 +107,7 @@ if [ "$interop" = yes ]; then
   setup_python
   setup_node
   export PENNYWEIGHT=$source_dir/build/release/pennyweight SOURCE_DIR=$source_dir
-  export INTEROP_DIR=$interop_dir
+  export INTEROP_DIR=$interop_dir/npm
   bash tests/interop/run.sh || interop_status=$?
   if [ "$interop_status" != 0 ]; then
     echo "test.sh: interop failed with status $interop_status" >&2

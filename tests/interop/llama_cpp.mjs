@@ -11,7 +11,7 @@ const here = path.dirname(fileURLToPath(import.meta.url));
 const sourceDir = process.env.SOURCE_DIR ?? path.resolve(here, "../..");
 const pennyweightBinary =
     process.env.PENNYWEIGHT ?? path.join(sourceDir, "build/release/pennyweight");
-const interopDir = process.env.INTEROP_DIR ?? path.join(sourceDir, "build/interop");
+const interopDir = process.env.INTEROP_DIR ?? path.join(sourceDir, "build/interop/npm");
 const shared = path.resolve(sourceDir, "../shared");
 const kProbabilityTolerance = 2e-2;
 const kTop = 5;

@@ -7,7 +7,7 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export SOURCE_DIR=${SOURCE_DIR:-$(cd "$here/../.." && pwd)}
 export PENNYWEIGHT=${PENNYWEIGHT:-$SOURCE_DIR/build/release/pennyweight}
-export INTEROP_DIR=${INTEROP_DIR:-$SOURCE_DIR/build/interop}
+export INTEROP_DIR=${INTEROP_DIR:-$SOURCE_DIR/build/interop/npm}
 PYTHON=${PYTHON:-python3}
 NODE=${NODE:-node}
 # The clients never ask the network for a model.
