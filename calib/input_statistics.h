@@ -1,5 +1,5 @@
-// What calibration learns of one input of the model: its Hessian over the calibration tokens, and
-// some held-out rows that nothing is fitted to.
+// What calibration learns of one input of the model: its Hessian over the calibration tokens, how
+// it has drifted from the original model's, and some held-out rows that nothing is fitted to.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,14 @@ class InputStatistics {
   // Held-out rows kept at most, evenly spaced over the held-out tokens.
   static constexpr int64_t kHeldOutRows = 1024;
 
-  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all.
-  InputStatistics(int64_t k, int64_t heldout_tokens);
+  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all. `with_drift`: a
+  // correction is wanted.
+  InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift);
 
-  // H += X^T X for x[tokens, k].
-  void Add(const Context& context, const float* x, int64_t tokens);
-  void AddHeldOut(const float* x, int64_t tokens);
+  // x[tokens, k]: this input in the model as quantized so far; original[tokens, k]: the same in the
+  // original model. H += X^T X, and D += (X0 - X)^T X; without drift `original` is not read.
+  void Add(const Context& context, const float* x, const float* original, int64_t tokens);
+  void AddHeldOut(const float* x, const float* original, int64_t tokens);
 
   // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, doubling `damp`
   // from kDamp while it fails. False when it failed at `damp` (H is then lost: add everything
@@ -38,8 +40,15 @@ class InputStatistics {
   double damp() const { return damp_; }
   double lambda() const { return lambda_; }  // what was added to each diagonal element
 
+  // After a successful Factor with drift: C = D (H + lambda I)^-1, [k, k]. X (W + W C)^T is as near
+  // to X0 W^T as a linear map can bring it: W + W C makes up for what the quantized layers before
+  // this input changed. Qronos (arXiv 2505.11695) in its closed form. nullptr without drift.
+  const float* correction() const { return drift_.empty() ? nullptr : drift_.data(); }
+
+  // The same held-out tokens here and in the original model, both [heldout_rows, k].
   int64_t heldout_rows() const { return heldout_rows_; }
-  const float* heldout() const { return heldout_.data(); }  // [heldout_rows, k]
+  const float* heldout() const { return heldout_.data(); }
+  const float* heldout_original() const { return heldout_original_.data(); }
 
  private:
   int64_t k_;
@@ -52,6 +61,9 @@ class InputStatistics {
   std::vector<float> h_;
   std::vector<float> importance_;
   std::vector<float> heldout_;
+  std::vector<float> heldout_original_;
+  std::vector<float> drift_;             // D, then C; empty without drift
+  std::vector<float> drift_transposed_;  // (X0 - X)^T of one Add
 };
 
 // The damping that is tried first, and the last one, as parts of the mean of H's diagonal.

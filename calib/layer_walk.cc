@@ -21,6 +21,10 @@ int64_t HeldOutTokens(const Windows& windows) {
   return n;
 }
 
+// gptq makes up for what the quantized layers before a matrix changed: that takes the original
+// model's activations on all tokens, beside those of the quantized one.
+bool Corrects(Method method) { return method == Method::kGptq || method == Method::kAuto; }
+
 // Largest group of whole windows that is run at once.
 int64_t ChunkTokens(const Windows& windows) {
   int64_t longest = LayerWalk::kChunkTokens;
@@ -30,33 +34,37 @@ int64_t ChunkTokens(const Windows& windows) {
 
 }  // namespace
 
-uint64_t LayerWalk::HiddenBytes(const Model& model, const Windows& windows) {
-  const int64_t rows = windows.tokens() + 2 * HeldOutTokens(windows);
-  return static_cast<uint64_t>(rows * model.config->hidden_size) * sizeof(float);
+uint64_t LayerWalk::HiddenBytes(const WalkInput& input) {
+  const int64_t all = input.windows->tokens(), heldout = HeldOutTokens(*input.windows);
+  const int64_t rows = all + (Corrects(input.method) ? all : heldout) + heldout;
+  return static_cast<uint64_t>(rows * input.model->config->hidden_size) * sizeof(float);
 }
 
-uint64_t LayerWalk::WorkingBytes(const Model& model, const Windows& windows) {
-  const ModelConfig& c = *model.config;
+uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
+  const ModelConfig& c = *input.model->config;
   const int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
   const int64_t layer = 2 * c.hidden_size * (q + kv) + 3 * c.hidden_size * c.intermediate_size;
   const int64_t widest = std::max({c.hidden_size, c.intermediate_size, q});
-  const int64_t heldout = std::min(InputStatistics::kHeldOutRows, HeldOutTokens(windows));
+  const int64_t heldout = std::min(InputStatistics::kHeldOutRows, HeldOutTokens(*input.windows));
+  const int64_t chunk = ChunkTokens(*input.windows);
   const int64_t activations =
-      ChunkTokens(windows) * (4 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size);
+      chunk * (4 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size + widest);
   int64_t tile = 0;
-  for (const TensorInfo& t : model.source->tensors()) {
+  for (const TensorInfo& t : input.model->source->tensors()) {
     tile = std::max(tile, std::min(t.rows(), TileRows(t.cols())) * t.cols());
   }
-  // Decoded weights of a layer in f32, two encodings of them, a Hessian, held-out rows, the
-  // activations of a chunk, the tiles of a matrix at work; then the program and its packing.
-  const int64_t floats = layer + layer / 2 + widest * widest + heldout * widest +
-                         heldout * std::min(widest, TileRows(widest)) + activations + 6 * tile;
+  // In floats: a layer's original weights (as stored, often half of this), the decoded ones and two
+  // encodings; a Hessian; held-out rows; a chunk's activations; the tiles of a matrix and what
+  // they make of the held-out rows. Then the program and its packing.
+  int64_t floats = 2 * layer + layer / 2 + widest * widest + 2 * heldout * widest + activations +
+                   6 * tile + 2 * heldout * std::min(widest, TileRows(widest));
+  if (Corrects(input.method)) floats += widest * widest + chunk * widest;
   return static_cast<uint64_t>(floats) * sizeof(float) + (48ull << 20);
 }
 
 Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, const WalkInput& input,
                                                      const std::string& scratch_dir) {
-  const uint64_t working = WorkingBytes(*input.model, *input.windows);
+  const uint64_t working = WorkingBytes(input);
   if (working > context.memory_limit) {
     return Error(ErrorCode::kMemory,
                  fmt::format("calibrating one layer needs about {} MB, the limit is {} MB",
@@ -64,15 +72,16 @@ Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, con
         .Hint(fmt::format("use --memory {}M or more, or --method rtn without --calib",
                           working / 1000000 + 1));
   }
-  const bool spill = working + HiddenBytes(*input.model, *input.windows) > context.memory_limit;
+  const bool spill = working + HiddenBytes(input) > context.memory_limit;
   const std::string dir = spill ? scratch_dir : std::string();
   const int64_t width = input.model->config->hidden_size;
-  const int64_t heldout = HeldOutTokens(*input.windows);
-  PW_ASSIGN(HiddenStore all, HiddenStore::Create(input.windows->tokens(), width, dir));
-  PW_ASSIGN(HiddenStore original, HiddenStore::Create(heldout, width, dir));
+  const int64_t all = input.windows->tokens(), heldout = HeldOutTokens(*input.windows);
+  PW_ASSIGN(HiddenStore quantized, HiddenStore::Create(all, width, dir));
+  PW_ASSIGN(HiddenStore original,
+            HiddenStore::Create(Corrects(input.method) ? all : heldout, width, dir));
   PW_ASSIGN(HiddenStore rtn, HiddenStore::Create(heldout, width, dir));
   return std::unique_ptr<LayerWalk>(
-      new LayerWalk(input, std::move(all), std::move(original), std::move(rtn)));
+      new LayerWalk(input, std::move(quantized), std::move(original), std::move(rtn)));
 }
 
 LayerWalk::LayerWalk(const WalkInput& input, HiddenStore quantized, HiddenStore original,
@@ -85,7 +94,8 @@ LayerWalk::LayerWalk(const WalkInput& input, HiddenStore quantized, HiddenStore 
       original_{std::move(original), 0},
       rtn_{std::move(rtn), 0} {
   OrderWindows();
-  original_.offset = rtn_.offset = calibration_tokens_;
+  rtn_.offset = calibration_tokens_;
+  original_.offset = Corrects(in_.method) ? 0 : calibration_tokens_;
 }
 
 void LayerWalk::OrderWindows() {
@@ -165,7 +175,7 @@ Status LayerWalk::Embed(const Context& context) {
                       &(*in_.reports)[i], in_.sums, scatter));
   (*in_.done)[i] = 1;
   for (const Chunk& chunk : chunks_) {
-    if (!chunk.heldout) continue;
+    if (!Holds(original_, chunk)) continue;
     hidden_.resize(static_cast<size_t>(chunk.tokens * width));
     PW_TRY(EmbedTokens(*in_.model->source, family_, config_,
                        std::span(ids_).subspan(static_cast<size_t>(chunk.token),
@@ -176,36 +186,37 @@ Status LayerWalk::Embed(const Context& context) {
   return OkStatus();
 }
 
-Status LayerWalk::RunHeldOut(const Context& context, const LayerWeights& weights, Stream* stream) {
-  for (const Chunk& chunk : chunks_) {
-    if (!chunk.heldout) continue;
-    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
-    hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
-    PW_TRY(stream->hidden.Read(chunk.token - stream->offset, chunk.tokens, hidden_.data()));
-    runner_.Run(context, weights, chunk.windows, 0, family_.layer.size(), hidden_.data());
+Status LayerWalk::RunToStage(const Context& context, const LayerWeights& weights,
+                             const Chunk& chunk, size_t checkpoint, size_t advance,
+                             const Stage& stage, Stream* stream) {
+  hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
+  PW_TRY(stream->hidden.Read(chunk.token - stream->offset, chunk.tokens, hidden_.data()));
+  if (advance > checkpoint) {
+    runner_.Run(context, weights, chunk.windows, checkpoint, advance, hidden_.data());
     PW_TRY(stream->hidden.Write(chunk.token - stream->offset, chunk.tokens, hidden_.data()));
   }
+  runner_.Run(context, weights, chunk.windows, advance, stage.first_step, hidden_.data());
   return OkStatus();
 }
 
-// Runs every chunk up to the stage's input and adds that to the statistics. The hidden states that
-// lie at `checkpoint` are moved on to `advance` on the way.
-Status LayerWalk::Accumulate(const Context& context, const LayerWeights& weights, size_t checkpoint,
-                             size_t advance, const Stage& stage, InputStatistics* statistics) {
+// One chunk of both models at a time, so that their inputs meet.
+Status LayerWalk::Accumulate(const Context& context, const LayerWeights& weights,
+                             const LayerWeights& original, size_t checkpoint, size_t advance,
+                             const Stage& stage, InputStatistics* statistics) {
+  const Slot input = stage.linears.front()->in;
   for (const Chunk& chunk : chunks_) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
-    hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
-    PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
-    if (advance > checkpoint) {
-      runner_.Run(context, weights, chunk.windows, checkpoint, advance, hidden_.data());
-      PW_TRY(quantized_.hidden.Write(chunk.token, chunk.tokens, hidden_.data()));
+    if (Holds(original_, chunk)) {
+      PW_TRY(RunToStage(context, original, chunk, checkpoint, advance, stage, &original_));
+      const float* x0 = runner_.slot(input);
+      original_input_.assign(x0, x0 + chunk.tokens * runner_.width(input));
     }
-    runner_.Run(context, weights, chunk.windows, advance, stage.first_step, hidden_.data());
-    const float* x = runner_.slot(stage.linears.front()->in);
+    PW_TRY(RunToStage(context, weights, chunk, checkpoint, advance, stage, &quantized_));
+    const float* x = runner_.slot(input);
     if (chunk.heldout) {
-      statistics->AddHeldOut(x, chunk.tokens);
+      statistics->AddHeldOut(x, original_input_.data(), chunk.tokens);
     } else {
-      statistics->Add(context, x, chunk.tokens);
+      statistics->Add(context, x, original_input_.data(), chunk.tokens);
     }
   }
   return OkStatus();
@@ -276,13 +287,16 @@ Status LayerWalk::QuantizeStage(const Context& context, int64_t layer, const Sta
   return OkStatus();
 }
 
-Status LayerWalk::Finish(const Context& context, const LayerWeights& weights, size_t checkpoint) {
+Status LayerWalk::Finish(const Context& context, const LayerWeights& weights, size_t checkpoint,
+                         Stream* stream) {
   for (const Chunk& chunk : chunks_) {
+    if (!Holds(*stream, chunk)) continue;
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    const int64_t at = chunk.token - stream->offset;
     hidden_.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
-    PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
+    PW_TRY(stream->hidden.Read(at, chunk.tokens, hidden_.data()));
     runner_.Run(context, weights, chunk.windows, checkpoint, family_.layer.size(), hidden_.data());
-    PW_TRY(quantized_.hidden.Write(chunk.token, chunk.tokens, hidden_.data()));
+    PW_TRY(stream->hidden.Write(at, chunk.tokens, hidden_.data()));
   }
   return OkStatus();
 }
@@ -294,11 +308,10 @@ Status LayerWalk::MeasureLayer(LayerReport* report) {
     if (!chunk.heldout) continue;
     want.resize(static_cast<size_t>(chunk.tokens * config_.hidden_size));
     got.resize(want.size());
-    const int64_t at = chunk.token - calibration_tokens_;
-    PW_TRY(original_.hidden.Read(at, chunk.tokens, want.data()));
+    PW_TRY(original_.hidden.Read(chunk.token - original_.offset, chunk.tokens, want.data()));
     PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, got.data()));
     quantized.Add(want, got);
-    PW_TRY(rtn_.hidden.Read(at, chunk.tokens, got.data()));
+    PW_TRY(rtn_.hidden.Read(chunk.token - rtn_.offset, chunk.tokens, got.data()));
     rtn.Add(want, got);
   }
   if (quantized.count() == 0) return OkStatus();
@@ -309,10 +322,7 @@ Status LayerWalk::MeasureLayer(LayerReport* report) {
 }
 
 Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
-  {
-    PW_ASSIGN(const LayerWeights original, LoadLayer(*in_.model->source, family_, config_, layer));
-    PW_TRY(RunHeldOut(context, original, &original_));
-  }
+  PW_ASSIGN(LayerWeights original, LoadLayer(*in_.model->source, family_, config_, layer));
   LayerWeights weights;
   for (const Step& step : family_.layer) {
     if (step.kind != StepKind::kRmsNorm) continue;
@@ -334,27 +344,41 @@ Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
           .InTensor(NameFor(stage.linears.front()->weight, layer));
     }
     InputStatistics statistics(in_.model->source->tensors()[static_cast<size_t>(first)].cols(),
-                               heldout_tokens);
+                               heldout_tokens, Corrects(in_.method));
     const auto add = [&](InputStatistics* to) -> Status {
-      PW_TRY(Accumulate(context, weights, checkpoint, advance, stage, to));
+      PW_TRY(Accumulate(context, weights, original, checkpoint, advance, stage, to));
       checkpoint = advance;
       return OkStatus();
     };
     PW_ASSIGN(const bool factored, Factor(context, add, &statistics));
     PW_TRY(QuantizeStage(context, layer, stage, statistics, factored, &weights, &rtn));
   }
-  PW_TRY(Finish(context, weights, checkpoint));
+  PW_TRY(Finish(context, weights, checkpoint, &quantized_));
+  PW_TRY(Finish(context, original, checkpoint, &original_));
+  original.clear();
 
   for (auto& [pattern, matrix] : rtn) {
     Weight& weight = weights[pattern];
     matrix.Decode(reinterpret_cast<float*>(weight.data.data()));
     matrix.tiles.clear();
   }
-  PW_TRY(RunHeldOut(context, weights, &rtn_));
+  PW_TRY(Finish(context, weights, 0, &rtn_));
   LayerReport report;
   report.layer = layer;
   PW_TRY(MeasureLayer(&report));
   return report;
+}
+
+Status LayerWalk::HeadInput(const Chunk& chunk, const std::vector<float>& gain,
+                            const Stream& stream, std::vector<float>* normed) {
+  const int64_t width = config_.hidden_size;
+  normed->resize(static_cast<size_t>(chunk.tokens * width));
+  PW_TRY(stream.hidden.Read(chunk.token - stream.offset, chunk.tokens, normed->data()));
+  for (int64_t t = 0; t < chunk.tokens; ++t) {
+    float* row = normed->data() + t * width;
+    RmsNormRow(row, gain.data(), width, config_.rms_norm_eps, row);
+  }
+  return OkStatus();
 }
 
 Status LayerWalk::Head(const Context& context) {
@@ -365,22 +389,18 @@ Status LayerWalk::Head(const Context& context) {
   const int64_t width = config_.hidden_size;
   std::vector<float> gain(static_cast<size_t>(width));
   DecodeToFloat(norm.dtype, norm.data.data(), gain.data(), gain.size());
-  InputStatistics statistics(width, in_.windows->tokens() - calibration_tokens_);
-  std::vector<float> normed;
+  InputStatistics statistics(width, in_.windows->tokens() - calibration_tokens_,
+                             Corrects(in_.method));
+  std::vector<float> x;
   const auto add = [&](InputStatistics* to) -> Status {
     for (const Chunk& chunk : chunks_) {
       if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
-      hidden_.resize(static_cast<size_t>(chunk.tokens * width));
-      normed.resize(hidden_.size());
-      PW_TRY(quantized_.hidden.Read(chunk.token, chunk.tokens, hidden_.data()));
-      for (int64_t t = 0; t < chunk.tokens; ++t) {
-        RmsNormRow(hidden_.data() + t * width, gain.data(), width, config_.rms_norm_eps,
-                   normed.data() + t * width);
-      }
+      PW_TRY(HeadInput(chunk, gain, quantized_, &x));
+      if (Holds(original_, chunk)) PW_TRY(HeadInput(chunk, gain, original_, &original_input_));
       if (chunk.heldout) {
-        to->AddHeldOut(normed.data(), chunk.tokens);
+        to->AddHeldOut(x.data(), original_input_.data(), chunk.tokens);
       } else {
-        to->Add(context, normed.data(), chunk.tokens);
+        to->Add(context, x.data(), original_input_.data(), chunk.tokens);
       }
     }
     return OkStatus();

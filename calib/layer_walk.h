@@ -45,8 +45,8 @@ class LayerWalk {
                                                    const std::string& scratch_dir);
 
   // Bytes that a walk needs beside the hidden states (an upper estimate), and for them.
-  static uint64_t WorkingBytes(const Model& model, const Windows& windows);
-  static uint64_t HiddenBytes(const Model& model, const Windows& windows);
+  static uint64_t WorkingBytes(const WalkInput& input);
+  static uint64_t HiddenBytes(const WalkInput& input);
 
   // Writes the embedding and fills the streams with it. First.
   Status Embed(const Context& context);
@@ -79,9 +79,17 @@ class LayerWalk {
   std::vector<Stage> Stages() const;
   int64_t IndexOf(std::string_view pattern, int64_t layer) const;
 
-  Status RunHeldOut(const Context& context, const LayerWeights& weights, Stream* stream);
-  Status Accumulate(const Context& context, const LayerWeights& weights, size_t checkpoint,
-                    size_t advance, const Stage& stage, InputStatistics* statistics);
+  // True when the stream holds the chunk's tokens.
+  static bool Holds(const Stream& stream, const Chunk& chunk) {
+    return chunk.token >= stream.offset;
+  }
+  // Runs a chunk's hidden states, which lie at `checkpoint`, on to the stage's input; keeps those
+  // at `advance`, where it is further.
+  Status RunToStage(const Context& context, const LayerWeights& weights, const Chunk& chunk,
+                    size_t checkpoint, size_t advance, const Stage& stage, Stream* stream);
+  Status Accumulate(const Context& context, const LayerWeights& weights,
+                    const LayerWeights& original, size_t checkpoint, size_t advance,
+                    const Stage& stage, InputStatistics* statistics);
   Result<bool> Factor(const Context& context, const std::function<Status(InputStatistics*)>& add,
                       InputStatistics* statistics);
   Status QuantizeStage(const Context& context, int64_t layer, const Stage& stage,
@@ -89,7 +97,12 @@ class LayerWalk {
                        std::map<std::string_view, EncodedMatrix>* rtn);
   Status QuantizeLinear(const Context& context, size_t index, const InputStatistics& statistics,
                         bool factored, std::vector<float>* decoded, EncodedMatrix* rtn);
-  Status Finish(const Context& context, const LayerWeights& weights, size_t checkpoint);
+  // Runs all that a stream holds from `checkpoint` to the layer's end.
+  Status Finish(const Context& context, const LayerWeights& weights, size_t checkpoint,
+                Stream* stream);
+  // The rows of the head's input.
+  Status HeadInput(const Chunk& chunk, const std::vector<float>& gain, const Stream& stream,
+                   std::vector<float>* normed);
   Status MeasureLayer(LayerReport* report);
 
   WalkInput in_;
@@ -100,10 +113,11 @@ class LayerWalk {
   std::vector<int64_t> lengths_;
   int64_t calibration_tokens_ = 0;
   std::vector<Chunk> chunks_;
-  std::vector<float> hidden_;  // of one chunk
-  Stream quantized_;           // all tokens
-  Stream original_;            // held-out tokens
-  Stream rtn_;                 // held-out tokens
+  std::vector<float> hidden_;          // of one chunk
+  std::vector<float> original_input_;  // of one chunk: a stage's input in the original model
+  Stream quantized_;                   // all tokens
+  Stream original_;                    // all tokens where gptq corrects, else the held-out ones
+  Stream rtn_;                         // held-out tokens
 };
 
 }  // namespace pennyweight

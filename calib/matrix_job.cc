@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "lib/checked.h"
 #include "lib/linalg.h"
 #include "quant/codec.h"
 #include "quant/method.h"
@@ -12,6 +13,8 @@ namespace pennyweight {
 namespace {
 
 constexpr int64_t kTileElements = 1 << 21;
+// Rows of a matrix that decide how far it is corrected.
+constexpr int64_t kPartRows = 1024;
 
 double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
@@ -25,7 +28,7 @@ Error InTensorOf(Error error, const TensorInfo& info) {
 struct Candidate {
   Method method;
   EncodedMatrix matrix;
-  double heldout_error = 0;  // |X dW^T|^2
+  double heldout_error = 0;  // |X0 W^T - X Q^T|^2, X0 the original model's input
 };
 
 Status Encode(const Context& context, const MatrixJob& job, Method method, const float* w,
@@ -44,55 +47,99 @@ Status Encode(const Context& context, const MatrixJob& job, Method method, const
   }
 }
 
-double SumOfSquares(const std::vector<float>& values) {
-  double sum[4] = {};
-  for (size_t i = 0; i < values.size(); ++i) {
-    sum[i & 3] += static_cast<double>(values[i]) * values[i];
-  }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
-// |X M^T|^2 for the held-out rows X and m[rows, cols].
-double HeldOutNorm(const Context& context, const InputStatistics& statistics, const float* m,
-                   int64_t rows, std::vector<float>* scratch) {
-  const int64_t tokens = statistics.heldout_rows();
-  if (tokens == 0) return 0;
-  scratch->resize(static_cast<size_t>(tokens * rows));
+// out[heldout_rows, rows] = X M^T for held-out inputs X and m[rows, k].
+void HeldOutProduct(const Context& context, const InputStatistics& statistics, const float* x,
+                    const float* m, int64_t rows, std::vector<float>* out) {
+  out->resize(static_cast<size_t>(statistics.heldout_rows() * rows));
   GemmArgs args;
-  args.m = tokens;
+  args.m = statistics.heldout_rows();
   args.n = rows;
   args.k = statistics.k();
-  args.a = statistics.heldout();
+  args.a = x;
   args.a_stride = statistics.k();
   args.b = m;
   args.b_stride = statistics.k();
-  args.c = scratch->data();
+  args.c = out->data();
   args.c_stride = rows;
   Gemm(context, args);
-  return SumOfSquares(*scratch);
+}
+
+// out[rows, k] = W C for w[rows, k]: how the statistics would correct W.
+void CorrectionOf(const Context& context, const InputStatistics& statistics, const float* w,
+                  int64_t rows, std::vector<float>* out) {
+  const int64_t k = statistics.k();
+  out->resize(static_cast<size_t>(rows * k));
+  GemmNnArgs args;
+  args.m = rows;
+  args.n = args.k = k;
+  args.a = w;
+  args.a_stride = k;
+  args.b = statistics.correction();
+  args.b_stride = k;
+  args.c = out->data();
+  args.c_stride = k;
+  GemmNn(context, args);
+}
+
+// The part of the correction that serves the held-out rows best: the a in [0, 1] with the least
+// |X0 W^T - X (W + a W C)^T|^2, over at most kPartRows rows of W, evenly spaced.
+Result<float> CorrectionPart(const Context& context, const MatrixJob& job) {
+  const InputStatistics& statistics = *job.statistics;
+  if (!job.factored || statistics.correction() == nullptr || statistics.heldout_rows() == 0) {
+    return 0.0f;
+  }
+  const TensorInfo& info = job.source->tensors()[job.index];
+  constexpr int64_t kBlock = TensorSink::kTileRows;
+  const int64_t stride = kBlock * std::max<int64_t>(1, CeilDiv(info.rows(), kPartRows));
+  std::vector<float> w, correction, want, have, more;
+  double along = 0, square = 0;
+  for (int64_t row = 0; row < info.rows(); row += stride) {
+    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
+    const int64_t count = std::min(kBlock, info.rows() - row);
+    w.resize(static_cast<size_t>(count * info.cols()));
+    PW_TRY(ReadFloatRows(*job.source, job.index, row, count, w.data()));
+    CorrectionOf(context, statistics, w.data(), count, &correction);
+    HeldOutProduct(context, statistics, statistics.heldout_original(), w.data(), count, &want);
+    HeldOutProduct(context, statistics, statistics.heldout(), w.data(), count, &have);
+    HeldOutProduct(context, statistics, statistics.heldout(), correction.data(), count, &more);
+    for (size_t i = 0; i < want.size(); ++i) {
+      along += static_cast<double>(want[i] - have[i]) * more[i];
+      square += static_cast<double>(more[i]) * more[i];
+    }
+  }
+  return square > 0 ? static_cast<float>(std::clamp(along / square, 0.0, 1.0)) : 0.0f;
 }
 
 // Makes every candidate, tile by tile, so that a weight is read and decoded once.
 Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<Candidate>* list,
                       double* heldout_total) {
+  const InputStatistics& statistics = *job.statistics;
   const TensorInfo& info = job.source->tensors()[job.index];
   const int64_t rows = info.rows(), cols = info.cols(), step = TileRows(cols);
-  std::vector<float> w, diff, scratch;
+  PW_ASSIGN(const float part, CorrectionPart(context, job));
+  std::vector<float> w, target, want, have;
   for (int64_t row = 0; row < rows; row += step) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
     const int64_t count = std::min(step, rows - row);
     w.resize(static_cast<size_t>(count * cols));
-    diff.resize(w.size());
     PW_TRY(ReadFloatRows(*job.source, job.index, row, count, w.data()));
-    *heldout_total += HeldOutNorm(context, *job.statistics, w.data(), count, &scratch);
+    HeldOutProduct(context, statistics, statistics.heldout_original(), w.data(), count, &want);
+    for (const float y : want) *heldout_total += static_cast<double>(y) * y;
     for (Candidate& candidate : *list) {
+      target.assign(w.size(), 0.0f);
+      if (candidate.method == Method::kGptq && part > 0) {
+        CorrectionOf(context, statistics, w.data(), count, &target);
+      }
+      for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
-      Status status = Encode(context, job, candidate.method, w.data(), count, cols, &tile);
+      Status status = Encode(context, job, candidate.method, target.data(), count, cols, &tile);
       if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
-      DecodeRows(tile, 0, count, diff.data());
-      for (size_t i = 0; i < w.size(); ++i) diff[i] = w[i] - diff[i];
-      candidate.heldout_error +=
-          HeldOutNorm(context, *job.statistics, diff.data(), count, &scratch);
+      DecodeRows(tile, 0, count, target.data());
+      HeldOutProduct(context, statistics, statistics.heldout(), target.data(), count, &have);
+      for (size_t i = 0; i < want.size(); ++i) {
+        const double miss = static_cast<double>(want[i]) - have[i];
+        candidate.heldout_error += miss * miss;
+      }
       // The baseline of a report is measured, not kept.
       if (candidate.method == Method::kMinMax && job.method != Method::kMinMax) continue;
       candidate.matrix.tiles.push_back(std::move(tile));

@@ -51,4 +51,7 @@ void SyrkUpper(const Context& context, int64_t t, int64_t k, const float* x, int
 // right without inverting H (see quant/gptq.h).
 bool FactorUpper(const Context& context, int64_t k, float* h, int64_t h_stride);
 
+// B[rows, k] becomes B (R R^T)^-1 for what FactorUpper left: all matrices without gaps.
+void SolveUpper(const Context& context, int64_t rows, int64_t k, const float* r, float* b);
+
 }  // namespace pennyweight

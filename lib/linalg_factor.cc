@@ -65,6 +65,38 @@ void Solve(const Context& context, int64_t m, int64_t n, Block x, Block r) {
   });
 }
 
+// X[m, n] := X R^-1, R[n, n] upper triangular.
+void SolveForward(const Context& context, int64_t m, int64_t n, Block x, Block r) {
+  if (n > kLeaf) {
+    const int64_t cut = Cut(n);
+    SolveForward(context, m, cut, x, r);
+    GemmNnArgs args;
+    args.m = m;
+    args.n = n - cut;
+    args.k = cut;
+    args.a = x.data;
+    args.a_stride = x.stride;
+    args.b = r.At(0, cut).data;
+    args.b_stride = r.stride;
+    args.c = x.At(0, cut).data;
+    args.c_stride = x.stride;
+    args.subtract = true;
+    GemmNn(context, args);
+    SolveForward(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
+    return;
+  }
+  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t block) {
+    for (int64_t i = block * kLeaf; i < std::min(m, (block + 1) * kLeaf); ++i) {
+      float* row = x.At(i, 0).data;
+      for (int64_t j = 0; j < n; ++j) {
+        const float* pivot = r.At(j, 0).data;
+        row[j] /= pivot[j];
+        for (int64_t l = j + 1; l < n; ++l) row[l] -= row[j] * pivot[l];
+      }
+    }
+  });
+}
+
 // The unblocked algorithm, in double: it is a vanishing part of the work, and the pivots decide.
 bool FactorLeaf(int64_t n, Block h) {
   double r[kLeaf][kLeaf];  // r[j] is column j of the block
@@ -110,6 +142,12 @@ bool FactorUpper(const Context& context, int64_t k, float* h, int64_t h_stride) 
     }
   });
   return true;
+}
+
+void SolveUpper(const Context& context, int64_t rows, int64_t k, const float* r, float* b) {
+  const Block factor{const_cast<float*>(r), k};  // it is only read
+  Solve(context, rows, k, {b, k}, factor);
+  SolveForward(context, rows, k, {b, k}, factor);
 }
 
 }  // namespace pennyweight

@@ -33,8 +33,12 @@ struct TensorReport {
   std::optional<double> cosine;
   // When calibrated: on `tokens` rows of the linear's own input.
   std::optional<int64_t> tokens;
-  std::optional<double> output_rel_error;          // tr(dW H dW^T) / tr(W H W^T)
-  std::optional<double> output_rel_error_heldout;  // the same on tokens that nothing was fitted to
+  // tr(dW H dW^T) / tr(W H W^T): what the change of this matrix does to its output. gptq moves
+  // weights to undo what layers before changed, and that counts here; held-out errors know of it:
+  // |X0 W^T - X W'^T|^2 / |X0 W^T|^2 with the inputs X0 in the original model, X in the quantized
+  // one, of tokens that nothing was fitted to.
+  std::optional<double> output_rel_error;
+  std::optional<double> output_rel_error_heldout;
   std::optional<double> output_rel_error_rtn;      // held out: what rtn would have given
   std::optional<double> output_rel_error_minmax;   // held out: what minmax would have given
   std::optional<double> damp;                      // added to the Hessian's diagonal, of its mean

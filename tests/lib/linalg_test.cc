@@ -385,6 +385,34 @@ TEST_CASE("linalg: FactorUpper gives R with H = R R^T") {
   CheckFactor(640, 1);
 }
 
+TEST_CASE("linalg: SolveUpper gives X with X R R^T = B") {
+  ForEachTarget([&] {
+    for (const int64_t k : {1, 2, 63, 64, 65, 129, 200, 331}) {
+      CAPTURE(k);
+      Matrix r = Hessian(k, 0, 18);
+      const Matrix h = r;
+      REQUIRE(FactorUpper(Threads(2), k, r.data(), r.stride));
+      for (const int64_t rows : {int64_t{1}, int64_t{67}}) {
+        const Matrix b = Random(rows, k, 0, 0, 19);
+        Matrix x = b;
+        SolveUpper(Threads(2), rows, k, r.data(), x.data());
+        double error = 0, norm = 0;
+        for (int64_t i = 0; i < rows; ++i) {
+          for (int64_t j = 0; j < k; ++j) {
+            double sum = 0;  // only the upper triangle of H is sure to be there
+            for (int64_t l = 0; l < k; ++l) {
+              sum += double{x.At(i, l)} * h.At(std::min(l, j), std::max(l, j));
+            }
+            error += (sum - b.At(i, j)) * (sum - b.At(i, j));
+            norm += double{b.At(i, j)} * b.At(i, j);
+          }
+        }
+        CHECK(std::sqrt(error / norm) < 1e-4);
+      }
+    }
+  });
+}
+
 TEST_CASE("linalg: FactorUpper of a matrix that is not positive definite") {
   for (const int64_t k : {1, 2, 64, 70, 200, 333}) {
     CAPTURE(k);
@@ -430,6 +458,9 @@ TEST_CASE("linalg: results are the same for every number of threads") {
       Matrix r = h;
       REQUIRE(FactorUpper(context, 333, r.data(), r.stride));
       results.push_back(r.values);
+      Matrix solved = Random(150, 333, 0, 0, 20);
+      SolveUpper(context, 150, 333, r.data(), solved.data());
+      results.push_back(solved.values);
       if (threads == 1) first = results;
       for (size_t i = 0; i < results.size(); ++i) CHECK(SameBits(results[i], first[i]));
     }

@@ -1,0 +1,150 @@
+#include "calib/input_statistics.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <random>
+
+namespace pennyweight {
+namespace {
+
+std::vector<float> Normals(size_t n, unsigned seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0, scale);
+  std::vector<float> values(n);
+  for (float& v : values) v = normal(random);
+  return values;
+}
+
+// x + x m for x[tokens, k], m[k, k].
+std::vector<float> Moved(const std::vector<float>& x, const std::vector<float>& m, int64_t k) {
+  std::vector<float> moved = x;
+  for (size_t t = 0; t < x.size() / static_cast<size_t>(k); ++t) {
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = 0; j < k; ++j) moved[t * k + j] += x[t * k + i] * m[i * k + j];
+    }
+  }
+  return moved;
+}
+
+TEST_CASE("statistics: the correction is D (H + lambda I)^-1 and finds a linear drift") {
+  const Context context;
+  for (const int64_t k : {1, 40, 150}) {
+    CAPTURE(k);
+    const int64_t tokens = 4 * k + 100;
+    const std::vector<float> x = Normals(static_cast<size_t>(tokens * k), 1);
+    const std::vector<float> m = Normals(static_cast<size_t>(k * k), 2, 0.1f);
+    const std::vector<float> original = Moved(x, m, k);
+    InputStatistics statistics(k, 0, true);
+    const int64_t half = tokens / 2;
+    statistics.Add(context, x.data(), original.data(), half);
+    statistics.Add(context, x.data() + half * k, original.data() + half * k, tokens - half);
+    const auto ok = statistics.Factor(context, 0.01);
+    REQUIRE(ok.ok());
+    REQUIRE(*ok);
+    REQUIRE(statistics.correction() != nullptr);
+    const float* c = statistics.correction();
+
+    // H and D in double precision: C (H + lambda I) is D.
+    std::vector<double> h(static_cast<size_t>(k * k)), d(h.size());
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t j = 0; j < k; ++j) {
+          const double xj = x[t * k + j] / static_cast<double>(tokens);
+          h[i * k + j] += x[t * k + i] * xj;
+          d[i * k + j] += (double{original[t * k + i]} - x[t * k + i]) * xj;
+        }
+      }
+    }
+    double worst = 0, drift = 0, missed = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = 0; j < k; ++j) {
+        double sum = statistics.lambda() * c[i * k + j];
+        for (int64_t l = 0; l < k; ++l) sum += c[i * k + l] * h[l * k + j];
+        worst = std::max(worst, std::abs(sum - d[i * k + j]));
+        drift += double{m[j * k + i]} * m[j * k + i];
+        const double miss = double{c[i * k + j]} - m[j * k + i];
+        missed += miss * miss;
+      }
+    }
+    CHECK(worst < 1e-4);
+    CHECK(missed < 0.01 * drift);  // what is missed is the damping's
+  }
+}
+
+TEST_CASE("statistics: without drift there is no correction, and the original is not read") {
+  const Context context;
+  const std::vector<float> x = Normals(200 * 8, 3);
+  InputStatistics statistics(8, 0, false);
+  statistics.Add(context, x.data(), nullptr, 200);
+  REQUIRE(*statistics.Factor(context, 0.01));
+  CHECK(statistics.correction() == nullptr);
+}
+
+TEST_CASE("statistics: held-out rows are evenly spaced, paired, and not fitted to") {
+  const Context context;
+  constexpr int64_t k = 3, tokens = 2500;
+  std::vector<float> x(tokens * k), original(tokens * k);
+  for (int64_t i = 0; i < tokens * k; ++i) {
+    x[i] = static_cast<float>(i);
+    original[i] = static_cast<float>(-i);
+  }
+  InputStatistics statistics(k, tokens, true);
+  const std::vector<float> unit{1, 0, 0, 0, 1, 0, 0, 0, 1};
+  statistics.Add(context, unit.data(), unit.data(), 3);
+  statistics.AddHeldOut(x.data(), original.data(), 1000);
+  statistics.AddHeldOut(x.data() + 1000 * k, original.data() + 1000 * k, 1500);
+  REQUIRE(*statistics.Factor(context, 0.03));
+  REQUIRE(statistics.heldout_rows() == 834);  // every third
+  for (int64_t r = 0; r < 834; ++r) {
+    for (int64_t c = 0; c < k; ++c) {
+      CHECK(statistics.heldout()[r * k + c] == static_cast<float>(3 * r * k + c));
+      CHECK(statistics.heldout_original()[r * k + c] == -static_cast<float>(3 * r * k + c));
+    }
+  }
+  CHECK(statistics.tokens() == 3);
+  for (const float v : statistics.importance()) CHECK(v == doctest::Approx(1 / 3.0 * 1.03));
+}
+
+TEST_CASE("statistics: after a factorisation that failed everything can be added again") {
+  const Context context;
+  constexpr int64_t k = 70, tokens = 90;
+  // Of rank one: far too little damping.
+  const std::vector<float> base = Normals(k, 4);
+  std::vector<float> x;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (const float v : base) x.push_back(v * static_cast<float>(1 + t % 7));
+  }
+  const std::vector<float> original = Moved(x, Normals(k * k, 5, 0.1f), k);
+  const auto add = [&](InputStatistics* to) {
+    to->Add(context, x.data(), original.data(), 60);
+    to->AddHeldOut(x.data() + 60 * k, original.data() + 60 * k, 30);
+  };
+  InputStatistics again(k, 30, true), fresh(k, 30, true);
+  add(&again);
+  REQUIRE_FALSE(*again.Factor(context, 1e-12));
+  add(&again);
+  REQUIRE(*again.Factor(context, 0.01));
+  add(&fresh);
+  REQUIRE(*fresh.Factor(context, 0.01));
+  CHECK(again.tokens() == 60);
+  CHECK(again.heldout_rows() == 30);
+  for (int64_t i = 0; i < k * k; ++i) {
+    CHECK(again.r()[i] == fresh.r()[i]);
+    CHECK(again.correction()[i] == fresh.correction()[i]);
+  }
+}
+
+TEST_CASE("statistics: activations that are not finite are an error") {
+  const Context context;
+  std::vector<float> x = Normals(100 * 4, 6);
+  x[77] = std::numeric_limits<float>::infinity();
+  InputStatistics statistics(4, 0, false);
+  statistics.Add(context, x.data(), nullptr, 100);
+  const auto ok = statistics.Factor(context, 0.01);
+  REQUIRE_FALSE(ok.ok());
+  CHECK(ok.error().code == ErrorCode::kNonFinite);
+}
+
+}  // namespace
+}  // namespace pennyweight
