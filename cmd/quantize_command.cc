@@ -9,6 +9,7 @@
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
 #include "cmd/report_output.h"
+#include "formats/hf_output.h"
 #include "formats/sinks.h"
 #include "lib/file.h"
 #include "lib/peak_rss.h"
@@ -247,8 +248,10 @@ std::string Summary(const Settings& settings, const Report& report) {
                                  settings.output, HumanBytes(t.bytes_in), HumanBytes(t.bytes_out),
                                  t.bits_per_weight, t.seconds, HumanBytes(t.peak_rss_bytes));
   text += fmt::format("weight error {} of the weights' energy", Short(t.weight_rel_mse));
-  if (t.output_rel_error) {
-    text += fmt::format(", output error {} of the linears' outputs", Short(t.output_rel_error));
+  if (!report.layers.empty() && report.layers.back().hidden_rel_error) {
+    const LayerReport& last = report.layers.back();
+    text += fmt::format("; after the last layer, held out: {}, by rtn {}",
+                        Short(last.hidden_rel_error), Short(last.hidden_rel_error_rtn));
   }
   return text;
 }
@@ -287,6 +290,13 @@ Result<int> RunQuantize(const Invocation& invocation) {
   }
   if (requantizes) {
     console.Note("warning: the input is quantized already; its error is kept and adds up");
+  }
+  if (settings.layout != Layout::kGguf && !model.directory.empty()) {
+    PW_ASSIGN(CompanionFiles files, ListCompanionFiles(model.directory));
+    files.other.insert(files.other.end(), files.code.begin(), files.code.end());
+    if (!files.other.empty()) {
+      console.Note(fmt::format("note: not copied to the output: {}", fmt::join(files.other, ", ")));
+    }
   }
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));

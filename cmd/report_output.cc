@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "lib/file.h"
 
@@ -30,6 +31,21 @@ std::string LayerTable(const Report& report) {
   return table.ToString();
 }
 
+// One line per reason: how many tensors, and the first of them.
+std::string Fallbacks(const Report& report) {
+  std::map<std::string, std::vector<const TensorReport*>> reasons;
+  for (const TensorReport& t : report.tensors) {
+    if (t.fallback) reasons[*t.fallback].push_back(&t);
+  }
+  std::string lines;
+  for (const auto& [reason, tensors] : reasons) {
+    lines += fmt::format("  {}: {}", reason, tensors[0]->name);
+    if (tensors.size() > 1) lines += fmt::format(" and {} more", tensors.size() - 1);
+    lines += "\n";
+  }
+  return lines.empty() ? "" : "\nfallbacks:\n" + lines;
+}
+
 std::string TensorTable(const Report& report, bool all) {
   std::vector<const TensorReport*> rows;
   for (const TensorReport& t : report.tensors) rows.push_back(&t);
@@ -52,11 +68,7 @@ std::string TensorTable(const Report& report, bool all) {
                           Short(t->output_rel_error), Short(t->output_rel_error_heldout),
                           Short(t->output_rel_error_rtn), Short(t->output_rel_error_minmax)});
   }
-  std::string notes;
-  for (const TensorReport* t : rows) {
-    if (t->fallback) notes += fmt::format("{}: {}\n", t->name, *t->fallback);
-  }
-  return table.ToString() + tail + (notes.empty() ? "" : "\nfallbacks:\n" + notes);
+  return table.ToString() + tail + Fallbacks(report);
 }
 
 }  // namespace

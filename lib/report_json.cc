@@ -16,6 +16,8 @@ Json Optional(const std::optional<int64_t>& value) {
 Json Optional(const std::optional<std::string>& value) {
   return value ? Json::String(*value) : Json();
 }
+// What a command has no value for stays empty: null too.
+Json TextOrNull(const std::string& text) { return text.empty() ? Json() : Json::String(text); }
 
 Json TotalsToJson(const ReportTotals& totals) {
   Json row = Json::Object();
@@ -46,17 +48,17 @@ Json TensorToJson(const TensorReport& tensor) {
   for (const int64_t dimension : tensor.shape) shape.Push(Json::Integer(dimension));
   Json row = Json::Object();
   row.Set("name", Json::String(tensor.name));
-  row.Set("output_name", Json::String(tensor.output_name));
+  row.Set("output_name", TextOrNull(tensor.output_name));
   row.Set("layer", Optional(tensor.layer));
   row.Set("role", Json::String(std::string(RoleName(tensor.role))));
   row.Set("expert", Optional(tensor.expert));
   row.Set("shape", std::move(shape));
-  row.Set("from", Json::String(tensor.from));
-  row.Set("to", Json::String(tensor.to));
+  row.Set("from", TextOrNull(tensor.from));
+  row.Set("to", TextOrNull(tensor.to));
   row.Set("bytes_in", Json::Unsigned(tensor.bytes_in));
   row.Set("bytes", Json::Unsigned(tensor.bytes));
   row.Set("bits_per_weight", Json::Double(tensor.bits_per_weight));
-  row.Set("method", Json::String(tensor.method));
+  row.Set("method", TextOrNull(tensor.method));
   row.Set("fallback", Optional(tensor.fallback));
   row.Set("weight_rel_mse", Optional(tensor.weight_rel_mse));
   row.Set("sqnr_db", Optional(tensor.sqnr_db));

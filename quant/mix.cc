@@ -223,7 +223,7 @@ class Chooser {
   }
 
   const MixOptions& options_;
-  const Mix* mix_;  // nullptr: the bare type for every matrix
+  const Mix* mix_;  // nullptr: one type for every matrix
   Encoding base_;
   bool tied_;
   GgufMix gguf_;
@@ -279,6 +279,9 @@ Result<std::vector<Choice>> ChooseTypes(const MixOptions& options, const Family*
   if (!base) return UnknownType(options.type);
   if (base->kind == Encoding::Kind::kInteger && base->integer.group_size < 0) {
     return Error(ErrorCode::kUsage, "the group size is negative").Hint("--group-size 128");
+  }
+  if (base->kind == Encoding::Kind::kInteger && !options.pure) {
+    mix = FindMix(base->integer.bits == 8 ? "int8" : "int4");  // what groups, the same tensors
   }
   std::vector<Entry> entries = MakeEntries(family, tensors);
   PW_TRY(ApplyPatterns(options, entries));

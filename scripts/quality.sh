@@ -64,7 +64,7 @@ for model in "${models[@]}"; do
     [[ $model == pd-* ]] && echo pd/eval.txt || echo tinystories-eval.txt)" --separator "$(
     [[ $model == pd-* ]] && echo '\n\n' || echo '\n<|endoftext|>\n')" --json -q >"$work/eval.json"
   printf 'Perplexity of the original: %.4f\n\n' "$(number perplexity "$work/eval.json")"
-  echo "| model | type | method | mean KL (95 %) | perplexity | `output_rel_error` |"
+  echo '| model | type | method | mean KL (95 %) | perplexity | `output_rel_error` |'
   echo "|---|---|---|---|---|---|"
   for type in "${types[@]}"; do
     for method in minmax rtn gptq; do row "$model" "$type" "$method"; done

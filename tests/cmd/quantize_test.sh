@@ -42,4 +42,13 @@ grep -q '"to": *"q6_k"' "$WORK/stdout" || fail "--tensor-type was not followed"
 run quantize "$MODEL" -o "$WORK/plain.safetensors" --type bf16
 run compare "$MODEL" "$WORK/plain.safetensors" --fail-above weight_rel_mse=0
 
+# What a folder leaves behind is named; a fallback is named with its tensors.
+copy_model with_code
+touch "$WORK/with_code/modeling_own.py"
+run quantize "$WORK/with_code" -o "$WORK/g" --type int4 --method rtn
+grep -q "not copied to the output: .*modeling_own.py" "$WORK/stderr" || fail "left behind unsaid"
+[ ! -e "$WORK/g/modeling_own.py" ] || fail "program code was copied"
+grep -q "norms are not quantized: model.layers.0.input_layernorm.weight and" "$WORK/stdout" ||
+  fail "fallbacks are not summed up: $(cat "$WORK/stdout")"
+
 exit $failed

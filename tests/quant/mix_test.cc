@@ -231,6 +231,12 @@ TEST_CASE("integer mixes quantize the layers and leave the rest plain, with reas
     }
     CHECK(choices.at("lm_head.weight").fallback == type + " keeps the head plain");
   }
+  // Naming the groups too changes nothing about which tensors.
+  const auto named = Choose(Options("int4_g32_asym"), Dense{});
+  CHECK(named.at("model.layers.2.mlp.up_proj.weight").encoding.Name() == "int4_g32_asym");
+  CHECK_FALSE(named.at("model.embed_tokens.weight").quantize);
+  CHECK_FALSE(named.at("lm_head.weight").quantize);
+
   auto options = Options("int4");
   options.output_type = FindType("int8", options.integer);
   options.embedding_type = FindType("int8", options.integer);
@@ -250,7 +256,7 @@ TEST_CASE("integer mixes quantize the layers and leave the rest plain, with reas
   CHECK(down.fallback == "172 columns do not divide into groups of 128: one scale per row");
 }
 
-TEST_CASE("pure and bare types take every matrix") {
+TEST_CASE("pure types and bare block types take every matrix") {
   for (const std::string type : {"q4_k", "q8_0", "q6_k", "int8"}) {
     auto options = Options(type);
     options.pure = true;
