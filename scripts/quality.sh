@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes docs/quality.md: what each method costs a model, as KL divergence to the original on text
 # that nothing was fitted to. Models and texts are those beside the checkout (../shared); takes
-# about a quarter of an hour. Usage: scripts/quality.sh [MODEL...] >docs/quality.md
+# about twenty minutes. Usage: scripts/quality.sh [MODEL...] >docs/quality.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pennyweight=${PENNYWEIGHT:-build/release/pennyweight}

@@ -114,6 +114,9 @@ if [ "$interop" = yes ]; then
   fi
 fi
 
+if [ ! -d ../shared/models ]; then
+  echo "test.sh: SKIPPED what needs the models and texts of ../shared, which is absent" >&2
+fi
 # Last, so that its summary closes the output; a failure of either fails the run.
 ctest --preset release
 exit "$interop_status"
