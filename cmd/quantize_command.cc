@@ -190,7 +190,8 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
       return std::optional<Windows>();
     }
     Error error = runnable.error();
-    if (error.hint.empty()) error.hint = "use --method rtn, which does not run the model";
+    const std::string known = error.hint.empty() ? "" : " (" + error.hint + ")";
+    error.hint = "use --method rtn, which does not run the model" + known;
     return error;
   }
   std::string text;

@@ -28,6 +28,7 @@ const Json* JsonFields::Value(std::string_view key) const {
 
 Error JsonFields::Missing(std::string_view key) const {
   return Error(ErrorCode::kConfigMissing, fmt::format("key \"{}{}\" is missing", prefix_, key))
+      .Hint("download the file again, or add the key by hand from the model's description")
       .InFile(file_);
 }
 

@@ -23,13 +23,13 @@ nothing_left "$WORK/a.gguf"
 # A config without a key that is needed.
 copy_model config
 sed -i '/"num_attention_heads"/d' "$WORK/config/config.json"
-expect 2 num_attention_heads config.json -- quantize "$WORK/config" -o "$WORK/a.gguf" --method gptq
+expect 2 num_attention_heads config.json "add the key" -- quantize "$WORK/config" -o "$WORK/a.gguf" --method gptq
 nothing_left "$WORK/a.gguf"
 
 # A family that is not known cannot be run.
 copy_model family
 sed -i 's/LlamaForCausalLM/MambaForCausalLM/; s/"llama"/"mamba"/' "$WORK/family/config.json"
-expect 2 MambaForCausalLM hint: -- quantize "$WORK/family" -o "$WORK/out" --method gptq
+expect 2 MambaForCausalLM "use --method rtn" -- quantize "$WORK/family" -o "$WORK/out" --method gptq
 nothing_left "$WORK/out"
 
 # Outputs: one that exists, one that is the input.
