@@ -80,7 +80,7 @@ std::vector<float> HardFloats() {
       if (i % 12 == 2 || i % 12 == 3) mantissa = kept | (half + 1);
       if (i % 12 == 4 || i % 12 == 5) mantissa = kept | (half - 1);
       if (i % 12 == 6 || i % 12 == 7) mantissa = 0x7fffffu & ~(static_cast<uint32_t>(i) % 3);
-      const uint32_t sign = (random() & 1u) << 31;
+      const uint32_t sign = static_cast<uint32_t>(random() & 1u) << 31;
       values.push_back(std::bit_cast<float>(sign | (exponent << 23) | mantissa));
     }
   }
