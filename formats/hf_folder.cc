@@ -7,14 +7,16 @@
 
 namespace pennyweight {
 
-Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options, uint64_t shard_bytes,
+Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
                                                    const std::vector<TensorPart>& parts) {
   PW_TRY(CheckOutputPath(options));
   std::unique_ptr<HfFolder> folder(new HfFolder());
   folder->model_ = options.model;
+  folder->weights_only_ = options.weights_only;
   PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
-  PW_ASSIGN(folder->shards_, ShardWriter::InDirectory(folder->directory_->temp_path(), shard_bytes,
-                                                      parts, options.provenance));
+  PW_ASSIGN(folder->shards_,
+            ShardWriter::InDirectory(folder->directory_->temp_path(), options.shard_bytes, parts,
+                                     options.provenance));
   return folder;
 }
 
@@ -30,8 +32,16 @@ Status HfFolder::AddFile(const std::string& name, const std::string& contents) {
   return OkStatus();
 }
 
+Result<std::string> HfFolder::ConfigText(const ConfigChanges& changes) const {
+  Result<std::string> config = OutputConfig(*model_, changes);
+  if (!config.ok() && weights_only_ && config.error().code == ErrorCode::kConfigMissing) {
+    return std::string();
+  }
+  return config;
+}
+
 Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes) {
-  PW_ASSIGN(const std::string config, OutputConfig(*model_, changes));
+  PW_ASSIGN(const std::string config, ConfigText(changes));
   PW_TRY(shards_->Seal());
   PW_TRY(shards_->Commit());
   total_bytes_ = shards_->TotalBytes();
@@ -45,7 +55,7 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
       PW_TRY(AddFile(name, contents));
     }
   }
-  PW_TRY(AddFile("config.json", config));
+  if (!config.empty()) PW_TRY(AddFile("config.json", config));
   PW_ASSIGN(const Model reopened, OpenHuggingFace(directory_->temp_path()));
   return CompareListing(announced, reopened.source->tensors());
 }
