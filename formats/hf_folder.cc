@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "formats/hf_tokenizer_writer.h"
 #include "formats/readers.h"
 #include "lib/limits.h"
 
@@ -53,6 +54,12 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
       PW_ASSIGN(const std::string contents,
                 ReadWholeFile(JoinPath(model_->directory, name), limits::kJsonFileBytes));
       PW_TRY(AddFile(name, contents));
+    }
+  } else if (model_->vocabulary) {
+    // What cannot be written is said by the command, before the work.
+    const auto files = TokenizerFiles(*model_->vocabulary);
+    if (files.ok()) {
+      for (const auto& [name, contents] : *files) PW_TRY(AddFile(name, contents));
     }
   }
   if (!config.empty()) PW_TRY(AddFile("config.json", config));
