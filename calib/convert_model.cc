@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <mutex>
 
 #include "calib/matrix_job.h"
@@ -132,30 +133,61 @@ Result<Context> FitMemory(const Context& context, const std::vector<TensorInfo>&
   return fitted;
 }
 
+// Buffers of one tile.
+struct Scratch {
+  EncodedTensor stored, cast;
+  std::vector<float> values, written;
+};
+
+// Scratch of tiles that are done serves the next ones: fresh pages for every tile cost the system
+// more time than the conversion takes.
+class ScratchPool {
+ public:
+  std::unique_ptr<Scratch> Take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return std::make_unique<Scratch>();
+    std::unique_ptr<Scratch> scratch = std::move(free_.back());
+    free_.pop_back();
+    return scratch;
+  }
+  void Return(std::unique_ptr<Scratch> scratch) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
+};
+
 Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure, Tile* tile,
-                   TensorSink* sink) {
+                   Scratch* scratch, TensorSink* sink) {
   const auto start = std::chrono::steady_clock::now();
   const TensorInfo& info = source.tensors()[tile->tensor];
   const bool copy = to == info.encoding;
-  EncodedTensor rows;
-  PW_TRY(source.ReadRows(tile->tensor, tile->row, tile->rows, &rows));
+  PW_TRY(source.ReadRows(tile->tensor, tile->row, tile->rows, &scratch->stored));
   if (measure && CanDecode(info.encoding)) {
     const auto count = static_cast<size_t>(tile->rows * info.cols());
-    std::vector<float> values(count);
-    DecodeRows(rows, 0, tile->rows, values.data());
+    const auto n = static_cast<int64_t>(count);
+    scratch->values.resize(count);
+    DecodeRows(scratch->stored, 0, tile->rows, scratch->values.data());
     if (copy) {
-      tile->error.Add(values.data(), values.data(), static_cast<int64_t>(count));
+      tile->error.Add(scratch->values.data(), scratch->values.data(), n);
       // NaN minus NaN is no zero, but the bytes are the same.
       tile->error.sum_sq_error = tile->error.max_abs_error = 0;
     } else {
-      std::vector<float> written(count);
-      rows = EncodedTensor::Allocate(to, tile->rows, info.cols());
-      EncodeFromFloat(to.dtype, values.data(), rows.data.data(), count);
-      DecodeRows(rows, 0, tile->rows, written.data());
-      tile->error.Add(values.data(), written.data(), static_cast<int64_t>(count));
+      EncodedTensor& cast = scratch->cast;
+      cast.encoding = to;
+      cast.rows = tile->rows;
+      cast.cols = info.cols();
+      cast.data.resize(count * static_cast<size_t>(DTypeBits(to.dtype)) / 8);
+      EncodeFromFloat(to.dtype, scratch->values.data(), cast.data.data(), count);
+      scratch->written.resize(count);
+      DecodeRows(cast, 0, tile->rows, scratch->written.data());
+      tile->error.Add(scratch->values.data(), scratch->written.data(), n);
     }
   }
-  Status status = sink->Write(tile->tensor, tile->row, rows);
+  Status status = sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->cast);
   if (!status.ok()) return std::move(status).TakeError().InTensor(info.name);
   tile->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return OkStatus();
@@ -220,12 +252,16 @@ Result<Report> ConvertModel(const Context& context, const Model& model,
     measure |= !(choices[i].encoding == tensors[i].encoding);
 
   const auto count = static_cast<int64_t>(tiles.size());
+  ScratchPool pool;
   std::mutex mutex;
   int64_t done = 0;
   if (context.progress != nullptr) context.progress->Phase("converting tiles", count);
   Status converted = ParallelTry(fitted, count, [&](int64_t i) -> Status {
     Tile& tile = tiles[static_cast<size_t>(i)];
-    PW_TRY(ConvertTile(*model.source, choices[tile.tensor].encoding, measure, &tile, sink));
+    std::unique_ptr<Scratch> scratch = pool.Take();
+    PW_TRY(ConvertTile(*model.source, choices[tile.tensor].encoding, measure, &tile, scratch.get(),
+                       sink));
+    pool.Return(std::move(scratch));
     if (context.progress != nullptr) {
       const std::lock_guard<std::mutex> lock(mutex);
       context.progress->Advance(++done);

@@ -138,6 +138,9 @@ Status NoteLosses(const Settings& settings, const Model& model, Console* console
   if (!has_config) {
     console->Note("note: the input has no config.json: the folder holds weights only");
   }
+  if (model.family == nullptr && model.source->format() == "gguf") {
+    console->Note("note: the architecture is not known: tensors keep the names of the GGUF file");
+  }
   return NoteLeftBehind(model, console);
 }
 
