@@ -180,13 +180,6 @@ Status WriteMatrix(const Context& context, const MatrixJob& job, const EncodedMa
   return OkStatus();
 }
 
-void FillWeightError(const WeightError& error, TensorReport* report) {
-  report->weight_rel_mse = error.RelMse();
-  report->sqnr_db = error.SqnrDb();
-  report->max_abs_error = error.max_abs_error;
-  report->cosine = error.Cosine();
-}
-
 // The candidate that the method asks for; auto takes gptq unless held-out error rises.
 const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list,
                         TensorReport* report) {
@@ -211,6 +204,13 @@ const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list
 }
 
 }  // namespace
+
+void FillWeightError(const WeightError& error, TensorReport* report) {
+  report->weight_rel_mse = error.RelMse();
+  report->sqnr_db = error.SqnrDb();
+  report->max_abs_error = error.max_abs_error;
+  report->cosine = error.Cosine();
+}
 
 std::string_view MethodName(Method method) {
   switch (method) {

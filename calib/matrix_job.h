@@ -42,6 +42,9 @@ struct MatrixResult {
   EncodedMatrix rtn;  // empty when rtn was chosen, or when the matrix was not quantized
 };
 
+// The error fields of a report row.
+void FillWeightError(const WeightError& error, TensorReport* report);
+
 // Sums over several matrices, for a report's totals.
 struct ErrorSums {
   WeightError weight;

@@ -49,6 +49,23 @@ TensorReport DescribeTensor(const Model& model, const TensorInfo& info) {
   return row;
 }
 
+std::vector<TensorReport> DescribeOutput(const Model& model, std::span<const Choice> choices,
+                                         const TensorSink& sink) {
+  const std::vector<TensorInfo>& tensors = model.source->tensors();
+  std::vector<TensorReport> rows;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    TensorReport row = DescribeTensor(model, tensors[i]);
+    row.output_name = sink.OutputName(i);
+    row.to = choices[i].encoding.Name();
+    row.bytes = sink.OutputBytes(i);
+    const double elements = static_cast<double>(std::max<int64_t>(1, tensors[i].elements()));
+    row.bits_per_weight = static_cast<double>(row.bytes) * 8 / elements;
+    row.fallback = choices[i].fallback;
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
 void SummariseTensors(Report* report) {
   ReportTotals& totals = report->totals;
   double bits = 0, weights = 0;
@@ -83,16 +100,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
                              TensorSink* sink) {
   const std::vector<TensorInfo>& tensors = model.source->tensors();
   Report report;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    TensorReport row = DescribeTensor(model, tensors[i]);
-    row.output_name = sink->OutputName(i);
-    row.to = choices[i].encoding.Name();
-    row.bytes = sink->OutputBytes(i);
-    const double elements = static_cast<double>(std::max<int64_t>(1, tensors[i].elements()));
-    row.bits_per_weight = static_cast<double>(row.bytes) * 8 / elements;
-    row.fallback = choices[i].fallback;
-    report.tensors.push_back(std::move(row));
-  }
+  report.tensors = DescribeOutput(model, choices, *sink);
   std::vector<char> done(tensors.size());
   ErrorSums sums;
   if (options.windows != nullptr) {

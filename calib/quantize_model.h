@@ -33,6 +33,10 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
 // The part of a report row that is known before any weight is read.
 TensorReport DescribeTensor(const Model& model, const TensorInfo& info);
 
+// One such row per tensor, with what the sink (which has begun) makes of each choice.
+std::vector<TensorReport> DescribeOutput(const Model& model, std::span<const Choice> choices,
+                                         const TensorSink& sink);
+
 // Fills layers[].bytes, bits_per_weight and worst_tensor, and totals that sum over tensors.
 void SummariseTensors(Report* report);
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr Command kCommands[] = {
     {&kInspectSpec, RunInspect},
+    {&kConvertSpec, RunConvert},
     {&kQuantizeSpec, RunQuantize},
     {&kEvalSpec, RunEval},
     {&kCompareSpec, RunCompare},
@@ -42,6 +43,7 @@ std::string Overview() {
       "\nExamples:\n"
       "  pennyweight quantize ./Llama-8B -o llama-8b.gguf\n"
       "  pennyweight quantize ./Llama-8B -o llama-8b-int4/ --type int4 --report errors.csv\n"
+      "  pennyweight convert llama-8b.gguf -o ./Llama-8B-f16 --dtype f16\n"
       "  pennyweight eval llama-8b.gguf --reference ./Llama-8B --text wiki.txt\n"
       "\n`pennyweight COMMAND --help` tells more; `pennyweight --version` the version.\n";
   return out;

@@ -8,10 +8,9 @@
 #include "calib/quantize_model.h"
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
+#include "cmd/output_path.h"
 #include "cmd/report_output.h"
-#include "formats/hf_output.h"
 #include "formats/sinks.h"
-#include "lib/file.h"
 #include "lib/peak_rss.h"
 #include "quant/codec.h"
 
@@ -49,20 +48,9 @@ struct Settings {
   std::vector<std::string> reports;
 };
 
-bool EndsWith(const std::string& text, std::string_view suffix) {
-  return text.size() >= suffix.size() &&
-         std::string_view(text).substr(text.size() - suffix.size()) == suffix;
-}
-
 Result<Settings> ReadSettings(const Arguments& arguments) {
   Settings s;
-  const auto output = arguments.Get("--output");
-  if (!output) {
-    return Error(ErrorCode::kUsage, "no output was named")
-        .Hint(fmt::format("pennyweight quantize {} -o model.gguf", arguments.inputs()[0]));
-  }
-  s.output = *output;
-  while (s.output.size() > 1 && s.output.back() == '/') s.output.pop_back();
+  PW_ASSIGN(s.output, OutputPath("quantize", arguments));
   static constexpr std::string_view kLayouts[] = {"gguf", "compressed-tensors", "safetensors"};
   PW_ASSIGN(const auto to, arguments.OneOf("--to", kLayouts));
   if (to) {
@@ -83,24 +71,6 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
     return Error(ErrorCode::kUsage, "--symmetric and --asymmetric exclude each other");
   }
   return s;
-}
-
-Status CheckOutput(const Settings& settings, const Model& model) {
-  std::vector<std::string> inputs = model.source->files();
-  inputs.push_back(model.path);
-  for (const std::string& input : inputs) {
-    if (SameFile(settings.output, input)) {
-      return Error(ErrorCode::kOutputIsInput, "the output is one of the inputs")
-          .Hint("give -o another name")
-          .InFile(settings.output);
-    }
-  }
-  if (!settings.force && PathExists(settings.output)) {
-    return Error(ErrorCode::kOutputExists, "the output exists")
-        .Hint("give -o another name, or --force to replace it")
-        .InFile(settings.output);
-  }
-  return CheckReportFiles(settings.reports, settings.force);
 }
 
 Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, DType dtype) {
@@ -275,7 +245,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   Console& console = invocation.console;
   PW_ASSIGN(const Settings settings, ReadSettings(arguments));
   PW_ASSIGN(const Model model, OpenModel(arguments.inputs()[0]));
-  PW_TRY(CheckOutput(settings, model));
+  PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
   PW_ASSIGN(std::vector<Choice> choices,
@@ -292,13 +262,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   if (requantizes) {
     console.Note("warning: the input is quantized already; its error is kept and adds up");
   }
-  if (settings.layout != Layout::kGguf && !model.directory.empty()) {
-    PW_ASSIGN(CompanionFiles files, ListCompanionFiles(model.directory));
-    files.other.insert(files.other.end(), files.code.begin(), files.code.end());
-    if (!files.other.empty()) {
-      console.Note(fmt::format("note: not copied to the output: {}", fmt::join(files.other, ", ")));
-    }
-  }
+  if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, MakeSink(settings, model, mix));

@@ -88,7 +88,7 @@ class CompressedTensorsSink : public TensorSink {
       PW_TRY(CheckPackQuantized(*options_.model, tensors[i]));
       AddParts(tensors[i], i, &parts);
     }
-    PW_ASSIGN(folder_, HfFolder::Create(options_, ShardWriter::kShardBytes, parts));
+    PW_ASSIGN(folder_, HfFolder::Create(options_, parts));
     tensors_ = tensors;
     for (size_t i = 0; i < tensors_.size(); ++i) {
       if (tensors_[i].encoding.kind == Encoding::Kind::kInteger) PW_TRY(WriteShape(i));

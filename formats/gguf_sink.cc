@@ -293,6 +293,7 @@ Result<std::unique_ptr<TensorSink>> MakeGgufSink(const SinkOptions& options) {
     return Error(ErrorCode::kUnknownFamily,
                  "GGUF names are known for models with a config.json of "
                  "a known family")
+        .Hint("give the model's folder with its config.json, or --to safetensors")
         .InFile(model.path);
   }
   return std::unique_ptr<TensorSink>(

@@ -2,19 +2,22 @@
 
 #include <utility>
 
+#include "formats/hf_tokenizer_writer.h"
 #include "formats/readers.h"
 #include "lib/limits.h"
 
 namespace pennyweight {
 
-Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options, uint64_t shard_bytes,
+Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
                                                    const std::vector<TensorPart>& parts) {
   PW_TRY(CheckOutputPath(options));
   std::unique_ptr<HfFolder> folder(new HfFolder());
   folder->model_ = options.model;
+  folder->weights_only_ = options.weights_only;
   PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
-  PW_ASSIGN(folder->shards_, ShardWriter::InDirectory(folder->directory_->temp_path(), shard_bytes,
-                                                      parts, options.provenance));
+  PW_ASSIGN(folder->shards_,
+            ShardWriter::InDirectory(folder->directory_->temp_path(), options.shard_bytes, parts,
+                                     options.provenance));
   return folder;
 }
 
@@ -30,8 +33,16 @@ Status HfFolder::AddFile(const std::string& name, const std::string& contents) {
   return OkStatus();
 }
 
+Result<std::string> HfFolder::ConfigText(const ConfigChanges& changes) const {
+  Result<std::string> config = OutputConfig(*model_, changes);
+  if (!config.ok() && weights_only_ && config.error().code == ErrorCode::kConfigMissing) {
+    return std::string();
+  }
+  return config;
+}
+
 Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes) {
-  PW_ASSIGN(const std::string config, OutputConfig(*model_, changes));
+  PW_ASSIGN(const std::string config, ConfigText(changes));
   PW_TRY(shards_->Seal());
   PW_TRY(shards_->Commit());
   total_bytes_ = shards_->TotalBytes();
@@ -44,8 +55,14 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
                 ReadWholeFile(JoinPath(model_->directory, name), limits::kJsonFileBytes));
       PW_TRY(AddFile(name, contents));
     }
+  } else if (model_->vocabulary) {
+    // What cannot be written is said by the command, before the work.
+    const auto files = TokenizerFiles(*model_->vocabulary);
+    if (files.ok()) {
+      for (const auto& [name, contents] : *files) PW_TRY(AddFile(name, contents));
+    }
   }
-  PW_TRY(AddFile("config.json", config));
+  if (!config.empty()) PW_TRY(AddFile("config.json", config));
   PW_ASSIGN(const Model reopened, OpenHuggingFace(directory_->temp_path()));
   return CompareListing(announced, reopened.source->tensors());
 }

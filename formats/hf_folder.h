@@ -17,12 +17,13 @@ class HfFolder {
  public:
   // Makes the temporary folder and every weight file in it. Precondition: options.model is set.
   // Errors: those of CheckOutputPath, AtomicDirectory::Create and ShardWriter::InDirectory.
-  static Result<std::unique_ptr<HfFolder>> Create(const SinkOptions& options, uint64_t shard_bytes,
+  static Result<std::unique_ptr<HfFolder>> Create(const SinkOptions& options,
                                                   const std::vector<TensorPart>& parts);
 
   ShardWriter& shards() { return *shards_; }
 
-  // Seals the weights, adds index, companions and `config`, re-reads all of it, opens the folder
+  // Seals the weights, adds index, companions (for a model without a folder, tokenizer files made
+  // from its vocabulary where that can be) and config.json, re-reads all of it, opens the folder
   // with the ordinary reader and compares its list with `announced`.
   // Errors: those of ShardWriter::Seal and OutputConfig, kVerifyFailed.
   Status Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes);
@@ -33,10 +34,13 @@ class HfFolder {
 
  private:
   HfFolder() = default;
+  // The text of config.json; empty when there is none and none is wanted.
+  Result<std::string> ConfigText(const ConfigChanges& changes) const;
   // A small file, read back and compared.
   Status AddFile(const std::string& name, const std::string& contents);
 
   const Model* model_ = nullptr;
+  bool weights_only_ = false;
   // The shards are files inside the folder: they are destroyed before it.
   std::unique_ptr<AtomicDirectory> directory_;
   std::unique_ptr<ShardWriter> shards_;

@@ -53,7 +53,7 @@ class SafetensorsSink : public TensorSink {
                 ShardWriter::OneFile(options_.path, options_.force, parts, options_.provenance));
       shards_ = file_.get();
     } else {
-      PW_ASSIGN(folder_, HfFolder::Create(options_, ShardWriter::kShardBytes, parts));
+      PW_ASSIGN(folder_, HfFolder::Create(options_, parts));
       shards_ = &folder_->shards();
     }
     tensors_ = tensors;
@@ -104,7 +104,10 @@ Result<std::unique_ptr<TensorSink>> MakeSafetensorsSink(const SinkOptions& optio
       return Error(ErrorCode::kConfigMissing, "a folder needs a model's configuration")
           .Hint("give an output that ends in .safetensors");
     }
-    PW_TRY(OutputConfig(*options.model, {}));  // refused now rather than after the work
+    const Result<std::string> config = OutputConfig(*options.model, {});
+    const bool bare = !config.ok() && config.error().code == ErrorCode::kConfigMissing;
+    // Refused now rather than after the work.
+    if (!config.ok() && !(bare && options.weights_only)) return Error(config.error());
   }
   return std::unique_ptr<TensorSink>(std::make_unique<SafetensorsSink>(options));
 }

@@ -1,11 +1,14 @@
 #include "formats/shard_writer.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <utility>
 
 #include "lib/checked.h"
 #include "lib/json.h"
+#include "lib/limits.h"
 
 namespace pennyweight {
 namespace {
@@ -42,6 +45,18 @@ Result<std::vector<std::vector<size_t>>> ChooseShards(const std::vector<TensorPa
     for (; i < end; ++i) shards.back().push_back(i);
   }
   return shards;
+}
+
+// All shards are open while they are written, and are again when the folder is read.
+Status CheckShardCount(size_t count) {
+  constexpr uint64_t kOtherFiles = 64;  // inputs, standard streams, reports
+  const long open_files = sysconf(_SC_OPEN_MAX);
+  uint64_t most = limits::kShards;
+  if (open_files > 0) most = std::min(most, static_cast<uint64_t>(open_files));
+  if (count == 1 || count + kOtherFiles <= most) return OkStatus();
+  return Error(ErrorCode::kLimit, "this would be " + std::to_string(count) + " shards; at most " +
+                                      std::to_string(most) + " files may be open at once")
+      .Hint("give a larger --shard-size");
 }
 
 }  // namespace
@@ -90,6 +105,7 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
   writer->parts_ = parts;
   writer->places_.resize(parts.size());
   PW_ASSIGN(const auto shards, ChooseShards(parts, shard_bytes));
+  PW_TRY(CheckShardCount(shards.size()));
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = ShardName(i, shards.size());
     PW_TRY(writer->AddFile(JoinPath(directory, name), name, false, shards[i], metadata));

@@ -25,16 +25,15 @@ struct TensorPart {
 
 class ShardWriter {
  public:
-  // A shard is closed before it passes this many bytes of tensors: the hub's customary 5 GB.
-  static constexpr uint64_t kShardBytes = 5'000'000'000;
-
   // One file at `path` that replaces an existing one only with `force`.
   // Errors: those of LayOutSafetensors and AtomicFile::Create.
   static Result<std::unique_ptr<ShardWriter>> OneFile(
       const std::string& path, bool force, const std::vector<TensorPart>& parts,
       const std::map<std::string, std::string>& metadata);
 
-  // Files inside `directory`: model.safetensors, or model-00001-of-0000N.safetensors.
+  // Files inside `directory`: model.safetensors, or model-00001-of-0000N.safetensors. A shard is
+  // closed before it passes `shard_bytes` of tensors; a tensor larger than that has one of its own.
+  // Errors also: kLimit when more files would have to be open at once than the system lets.
   static Result<std::unique_ptr<ShardWriter>> InDirectory(
       const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
       const std::map<std::string, std::string>& metadata);

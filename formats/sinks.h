@@ -1,6 +1,7 @@
 // The layouts this program writes. Each is a TensorSink; see lib/tensor_sink.h for its life.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,11 +13,18 @@
 namespace pennyweight {
 
 struct SinkOptions {
-  std::string path;               // final name of the file or folder
-  bool force = false;             // replace what exists
-  const Model* model = nullptr;   // the input: configuration, vocabulary, files to copy along
-  uint32_t gguf_file_type = 0;    // general.file_type
-  std::map<std::string, std::string> provenance;  // "pennyweight.*" metadata: version, recipe
+  std::string path;              // final name of the file or folder
+  bool force = false;            // replace what exists
+  const Model* model = nullptr;  // the input: configuration, vocabulary, files to copy along
+  uint32_t gguf_file_type = 0;   // general.file_type
+  // Metadata of the file or of every shard: "pennyweight.*" (version, recipe), and for plain
+  // safetensors what is kept of the input's own.
+  std::map<std::string, std::string> provenance;
+  // A folder's weight files are closed before they pass this many bytes of tensors; a larger tensor
+  // has one of its own. The hub's customary 5 GB.
+  uint64_t shard_bytes = 5'000'000'000;
+  // A folder of an input that has no configuration is written without config.json, not refused.
+  bool weights_only = false;
 };
 
 // One GGUF v3 file that llama.cpp runs: names and row order of the family's GGUF dialect, metadata,
@@ -26,7 +34,8 @@ Result<std::unique_ptr<TensorSink>> MakeGgufSink(const SinkOptions& options);
 // A Hugging Face folder in the pack-quantized layout of compressed-tensors.
 Result<std::unique_ptr<TensorSink>> MakeCompressedTensorsSink(const SinkOptions& options);
 
-// Plain tensors: one file when the path ends in .safetensors, else a Hugging Face folder.
+// Plain tensors: one file when the path ends in .safetensors, else a Hugging Face folder with one
+// weight file, or with shards and their index when it is larger than shard_bytes.
 Result<std::unique_ptr<TensorSink>> MakeSafetensorsSink(const SinkOptions& options);
 
 }  // namespace pennyweight

@@ -131,7 +131,8 @@ TEST_CASE("shards: parts of a tensor stay together, the index maps them, the rea
   SinkOptions options;
   options.path = temp / "out";
   options.model = &input;
-  auto folder = HfFolder::Create(options, 1400, parts);  // 660 bytes each: two in a shard
+  options.shard_bytes = 1400;  // 660 bytes each: two in a shard
+  auto folder = HfFolder::Create(options, parts);
   REQUIRE(folder.ok());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const EncodedTensor tile = WholeOf(tensors[i], static_cast<uint32_t>(i));
@@ -147,6 +148,98 @@ TEST_CASE("shards: parts of a tensor stay together, the index maps them, the rea
   REQUIRE(index.ok());
   CHECK(index->Find("metadata")->Find("total_size")->AsUnsigned() == 7u * 660);
   CHECK(index->Find("weight_map")->Find("t3")->str() == "model-00002-of-00004.safetensors");
+  const auto model = OpenHuggingFace(temp / "out");
+  REQUIRE(model.ok());
+  CheckContents(*model->source, tensors);
+}
+
+// A folder of one file or of shards of at most `shard_bytes`, with bit-exact contents.
+void WriteFolder(const std::string& path, const Model& model, uint64_t shard_bytes,
+                 const std::vector<OutputTensor>& tensors) {
+  SinkOptions options;
+  options.path = path;
+  options.model = &model;
+  options.shard_bytes = shard_bytes;
+  options.weights_only = true;
+  options.provenance = {{"kept", "yes"}};
+  auto sink = MakeSafetensorsSink(options);
+  REQUIRE(sink.ok());
+  REQUIRE((*sink)->Begin(tensors).ok());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    WriteInTiles(sink->get(), i, WholeOf(tensors[i], static_cast<uint32_t>(i)), 32);
+  }
+  const Status sealed = (*sink)->Seal();
+  REQUIRE_MESSAGE(sealed.ok(), sealed.error().ToString());
+  REQUIRE((*sink)->Commit().ok());
+}
+
+TEST_CASE("shard size: at the size, one byte under it, and a tensor larger than a shard") {
+  const std::vector<OutputTensor> tensors = {
+      {"a", Encoding::Plain(DType::kF16), {10, 5}},    // 100 bytes
+      {"b", Encoding::Plain(DType::kU8), {4, 25}},     // 100
+      {"big", Encoding::Plain(DType::kF32), {70, 9}},  // 2520
+      {"c", Encoding::Plain(DType::kBF16), {50}},      // 100
+      {"empty", Encoding::Plain(DType::kF16), {0, 5}}};
+  const auto shards_of = [&](uint64_t shard_bytes) {
+    TempFolder temp;
+    const Model input = MakeInputFolder(temp);
+    WriteFolder(temp / "out", input, shard_bytes, tensors);
+    const auto model = OpenHuggingFace(temp / "out");
+    REQUIRE(model.ok());
+    CheckContents(*model->source, tensors);
+    CHECK(model->source->metadata().at("kept") == "yes");
+    if (!fs::exists(temp / "out/model.safetensors.index.json")) {
+      CHECK(fs::exists(temp / "out/model.safetensors"));
+      return std::string("one");
+    }
+    const auto index = Json::ParseFile(temp / "out/model.safetensors.index.json");
+    REQUIRE(index.ok());
+    CHECK(index->Find("metadata")->Find("total_size")->AsUnsigned() == 2820);
+    std::string numbers;
+    for (const OutputTensor& tensor : tensors) {
+      // model-0000X-of-0000N.safetensors
+      const std::string& shard = index->Find("weight_map")->Find(tensor.name)->str();
+      CHECK(fs::exists(temp / "out/" + shard));
+      numbers += shard.substr(10, 1) + "/" + shard.substr(19, 1) + " ";
+    }
+    return numbers;
+  };
+  CHECK(shards_of(2820) == "one");
+  CHECK(shards_of(2819) == "1/2 1/2 1/2 2/2 2/2 ");
+  CHECK(shards_of(200) == "1/3 1/3 2/3 3/3 3/3 ");
+  CHECK(shards_of(199) == "1/4 2/4 3/4 4/4 4/4 ");
+  CHECK(shards_of(1) == "1/5 2/5 3/5 4/5 5/5 ");
+}
+
+TEST_CASE("more shards than files may be open are refused, and nothing is left") {
+  TempFolder temp;
+  const Model input = MakeInputFolder(temp);
+  std::vector<OutputTensor> tensors;
+  for (int i = 0; i < 70'000; ++i) {
+    tensors.push_back(
+        {std::string("t").append(std::to_string(i)), Encoding::Plain(DType::kU8), {2}});
+  }
+  SinkOptions options;
+  options.path = temp / "out";
+  options.model = &input;
+  options.shard_bytes = 1;
+  auto sink = MakeSafetensorsSink(options);
+  REQUIRE(sink.ok());
+  const Status status = (*sink)->Begin(tensors);
+  REQUIRE(!status.ok());
+  CHECK(status.error().code == ErrorCode::kLimit);
+  CHECK(status.error().hint.find("--shard-size") != std::string::npos);
+  sink->reset();
+  CHECK(temp.Names() == std::vector<std::string>{"input"});
+}
+
+TEST_CASE("an input without a configuration becomes a folder of weights when that is asked for") {
+  TempFolder temp;
+  Model bare;
+  bare.path = temp / "x.safetensors";
+  const auto tensors = SomeTensors();
+  WriteFolder(temp / "out", bare, 4000, tensors);
+  CHECK(!fs::exists(temp / "out/config.json"));
   const auto model = OpenHuggingFace(temp / "out");
   REQUIRE(model.ok());
   CheckContents(*model->source, tensors);
