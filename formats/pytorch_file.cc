@@ -100,6 +100,12 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
     storage.offset = record->offset;
     out.records.push_back(*record);
   }
+  const auto records =
+      std::count_if(archive.entries().begin(), archive.entries().end(), [&](const ZipEntry& e) {
+        return e.name.compare(0, prefix.size() + 5, prefix + "data/") == 0;
+      });
+  const auto unused = records - static_cast<std::ptrdiff_t>(out.records.size());
+  if (unused > 0) out.checkpoint.notes["unused_records"] = std::to_string(unused);
   if (archive.Find(prefix + "constants.pkl") != nullptr) {
     out.checkpoint.notes["torchscript"] = "the code of the archive was not read";
   }

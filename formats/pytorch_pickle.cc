@@ -58,11 +58,15 @@ class StateDictFinder {
   Role RoleOf(PickleId id) const;
   // A key as text; nullopt for keys that name nothing (tuples, objects).
   std::optional<std::string> KeyText(PickleId id) const;
-  // Pairs of `items`. Not those whose names are in `except`.
+  // Pairs of `items` that are or may hold tensors. Not those whose names are in `except`.
   void AddPairs(const Ids& items, const std::set<std::string>& except,
                 std::vector<Child>* children) const;
   std::vector<Child> Children(PickleId id) const;
   std::vector<Child> ModuleChildren(PickleId id) const;
+  // Whether it is some object that could be a weight (a numpy array), but is not understood.
+  bool IsStranger(PickleId id) const {
+    return pickle_.kind(id) == PickleKind::kObject && RoleOf(id) == Role::kOther;
+  }
   // The dict of an object's attributes, or nullopt.
   std::optional<PickleId> Attributes(PickleId id) const;
   std::optional<PickleId> Lookup(PickleId dict, std::string_view key) const;
@@ -329,7 +333,7 @@ std::vector<std::string> StateDictFinder::ForeignNames() const {
     if (pickle_.kind(id) != PickleKind::kGlobal) continue;
     std::string name = pickle_.GlobalName(id);
     if (StartsWith(name, "torch.") || StartsWith(name, "__torch__.") ||
-        StartsWith(name, "collections.")) {
+        StartsWith(name, "collections.") || name == "__builtin__.set" || name == "builtins.set") {
       continue;
     }
     for (char& c : name) c = static_cast<unsigned char>(c) < 0x7f ? c : '?';
@@ -356,8 +360,19 @@ Error StateDictFinder::NoTensors() const {
 void StateDictFinder::AddNotes(const Place& root, TorchCheckpoint* out) const {
   if (!root.path.empty()) out->notes["state_dict"] = root.path;
   std::set<std::string> others;
+  std::set<std::string> strangers;
   std::unordered_set<PickleId> inside;
-  for (const Place& place : Containers(root.id)) inside.insert(place.id);
+  for (const Place& place : Containers(root.id)) {
+    inside.insert(place.id);
+    if (RoleOf(place.id) != Role::kDict) continue;
+    const Ids items = pickle_.items(place.id);
+    for (size_t i = 0; i + 1 < items.size() && strangers.size() < kNamesInNotes; i += 2) {
+      const std::optional<std::string> key = KeyText(items[i]);
+      if (!key || !IsStranger(items[i + 1])) continue;
+      strangers.insert(place.path.empty() ? *key : place.path + "." + *key);
+    }
+  }
+  if (!strangers.empty()) out->notes["not_tensors"] = fmt::format("{}", fmt::join(strangers, ", "));
   for (const Place& place : Containers(pickle_.root())) {
     if (inside.count(place.id) != 0) continue;
     for (const Child& child : Children(place.id)) {

@@ -91,8 +91,9 @@ Status ReadStridedRows(const ReadFile& file, uint64_t origin, uint64_t element_b
   // a column of the tile lies together.
   const bool by_column = column_span < row_span;
   const uint64_t inner = by_column ? column_span : row_span;
-  const uint64_t gap = by_column ? col_step : 0;
-  Window window(file, end, by_column && gap > kSmallGap ? inner : kWindow);
+  const uint64_t step =
+      by_column ? col_step : (*high - *low) / std::max<uint64_t>(starts.size() - 1, 1);
+  Window window(file, end, step > inner + kSmallGap ? inner : kWindow);
   const auto copy = [&](uint64_t r, uint64_t c) {
     return window.Copy(starts[r] + c * col_step, element_bytes,
                        out + r * row_bytes + c * element_bytes);

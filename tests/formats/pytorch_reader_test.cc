@@ -269,6 +269,19 @@ TEST_CASE("a wrong checksum is met at the first read, also from many threads") {
   CHECK(OpenBytes(folder, test::ZipBytes(entries)).error().code == ErrorCode::kChecksum);
 }
 
+TEST_CASE("what is beside the tensors is noted") {
+  const ScratchFolder folder;
+  const std::string array = PklCall(PklGlobal("numpy.core.multiarray", "_reconstruct"), {"N"});
+  const auto source =
+      OpenBytes(folder, TorchZip(PklDict({PklString("a"), Vector4("0"), PklString("array"), array}),
+                                 {{"0", Floats(4)}, {"99", Floats(2)}}));
+  REQUIRE_MESSAGE(source.ok(), source.error().ToString());
+  CHECK((*source)->metadata() ==
+        std::map<std::string, std::string>{{"not_called", "numpy.core.multiarray._reconstruct"},
+                                           {"not_tensors", "array"},
+                                           {"unused_records", "1"}});
+}
+
 TEST_CASE("empty and scalar tensors") {
   const ScratchFolder folder;
   const auto source = OpenBytes(
