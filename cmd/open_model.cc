@@ -15,7 +15,15 @@ namespace pennyweight {
 Result<Model> OpenModel(const std::string& path) {
   if (IsDirectory(path)) return OpenHuggingFace(path);
   PW_ASSIGN(const FileFormat format, DetectFormat(path));
-  return format == FileFormat::kGguf ? OpenGguf(path) : OpenSafetensors(path);
+  switch (format) {
+    case FileFormat::kGguf:
+      return OpenGguf(path);
+    case FileFormat::kPytorch:
+      return OpenPytorch(path);
+    case FileFormat::kSafetensors:
+      break;
+  }
+  return OpenSafetensors(path);
 }
 
 DType ModelDType(const Model& model) {

@@ -9,7 +9,8 @@
 
 namespace pennyweight {
 
-// A safetensors or GGUF file, or a Hugging Face folder. Errors: those of formats/readers.h.
+// A safetensors or GGUF file, a PyTorch checkpoint, or a Hugging Face folder. Errors: those of
+// formats/readers.h.
 Result<Model> OpenModel(const std::string& path);
 
 // The model's own word on its dtype; without a configuration, that of most of its weights.

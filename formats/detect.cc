@@ -9,11 +9,18 @@
 namespace pennyweight {
 namespace {
 
+constexpr const char* kNothingKnown = "neither safetensors nor GGUF nor a PyTorch checkpoint";
+
 bool StartsWith(std::string_view text, std::string_view prefix) {
   return text.substr(0, prefix.size()) == prefix;
 }
 
-// Why a file that is neither safetensors nor GGUF is refused.
+// Pickles of the protocols 2 to 5 begin so. Older ones look like text, and PyTorch wrote none.
+bool IsPickle(std::string_view head) {
+  return head.size() >= 2 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5;
+}
+
+// Why a file of no known container is refused.
 Error Refusal(std::string_view head) {
   using std::literals::operator""sv;
   if (StartsWith(head, "version https://git-lfs")) {
@@ -21,16 +28,19 @@ Error Refusal(std::string_view head) {
         .Hint("fetch the real file with `git lfs pull`");
   }
   const auto unknown = [](const char* what) { return Error(ErrorCode::kUnknownFormat, what); };
-  if (StartsWith(head, "PK\3\4")) {
-    return unknown("this is a zip archive (a PyTorch checkpoint?), which is not read here")
-        .Hint("give the model as safetensors or GGUF");
+  if (head.size() >= 262 && head.substr(257, 5) == "ustar") {
+    return unknown("this is a tar archive (a checkpoint of PyTorch 0.1?), which is not read here")
+        .Hint("load it in PyTorch 0.2 to 1.x and save it again, or give the model as safetensors");
   }
-  if (StartsWith(head, "\x80\x02"sv) || StartsWith(head, "\x80\x04"sv)) {
-    return unknown("this is a Python pickle, which is not read here")
+  if (StartsWith(head, "PYTORCH1")) {
+    return unknown("this is a checkpoint of a preview of PyTorch 1.0, which is not read here")
         .Hint("give the model as safetensors or GGUF");
   }
   if (StartsWith(head, "7z\xBC\xAF\x27\x1C"sv) || StartsWith(head, "\x1f\x8b"sv) ||
-      StartsWith(head, "\xFD" "7zXZ"sv) || StartsWith(head, "\x28\xB5\x2F\xFD"sv)) {
+      StartsWith(head,
+                 "\xFD"
+                 "7zXZ"sv) ||
+      StartsWith(head, "\x28\xB5\x2F\xFD"sv)) {
     return unknown("this is a compressed archive").Hint("unpack it first");
   }
   std::string lower(head);
@@ -39,19 +49,32 @@ Error Refusal(std::string_view head) {
   if (lower.find("<html") != std::string::npos || StartsWith(lower, "<!doctype")) {
     return unknown("this is an HTML page (a failed download?)").Hint("download the file again");
   }
-  return unknown("neither safetensors nor GGUF");
+  return unknown(kNothingKnown);
 }
 
 }  // namespace
 
+const char* FormatName(FileFormat format) {
+  switch (format) {
+    case FileFormat::kSafetensors:
+      return "safetensors";
+    case FileFormat::kGguf:
+      return "GGUF";
+    case FileFormat::kPytorch:
+      return "PyTorch";
+  }
+  return "?";
+}
+
 Result<FileFormat> DetectFormat(const std::string& path) {
   PW_ASSIGN(const ReadFile file, ReadFile::Open(path));
   if (file.size() == 0) return Error(ErrorCode::kTruncated, "the file is empty").InFile(path);
-  char head[256];
+  char head[512];
   const uint64_t n = std::min<uint64_t>(sizeof(head), file.size());
   PW_TRY(file.ReadAt(0, head, n));
   const std::string_view text(head, n);
   if (StartsWith(text, "GGUF")) return FileFormat::kGguf;
+  if (StartsWith(text, "PK\3\4") || IsPickle(text)) return FileFormat::kPytorch;
   // safetensors: u64 header length, then JSON; a length that lies is for the reader to report.
   if (n >= 9) {
     const std::string_view rest = text.substr(8);
@@ -60,7 +83,7 @@ Result<FileFormat> DetectFormat(const std::string& path) {
   }
   const bool named = path.size() > 12 && path.substr(path.size() - 12) == ".safetensors";
   Error refusal = Refusal(text);
-  if (named && refusal.message == "neither safetensors nor GGUF") return FileFormat::kSafetensors;
+  if (named && refusal.message == kNothingKnown) return FileFormat::kSafetensors;
   return std::move(refusal).InFile(path);
 }
 

@@ -7,10 +7,14 @@
 
 namespace pennyweight {
 
-enum class FileFormat : uint8_t { kSafetensors, kGguf };
+enum class FileFormat : uint8_t { kSafetensors, kGguf, kPytorch };
 
-// Errors: kUnknownFormat naming what it looks like (PyTorch zip or pickle, 7z, HTML, text) and what
-// to do; kLfsPointer; kTruncated for an empty file; those of ReadFile::Open.
+// "safetensors", "GGUF", "PyTorch": for people.
+const char* FormatName(FileFormat format);
+
+// Zip archives and pickles count as PyTorch's; its reader tells whether they are. Errors:
+// kUnknownFormat naming what it looks like (tar, 7z, HTML, text) and what to do; kLfsPointer;
+// kTruncated for an empty file; those of ReadFile::Open.
 Result<FileFormat> DetectFormat(const std::string& path);
 
 }  // namespace pennyweight

@@ -56,7 +56,8 @@ bool IsCopied(std::string_view name) {
 // Written anew rather than copied.
 bool IsRewritten(std::string_view name) {
   return name == "config.json" || EndsWith(name, ".safetensors") ||
-         EndsWith(name, ".safetensors.index.json");
+         EndsWith(name, ".safetensors.index.json") || name == "pytorch_model.bin.index.json" ||
+         (StartsWith(name, "pytorch_model") && EndsWith(name, ".bin"));
 }
 
 Json RopeScalingConfig(const RopeScaling& rope) {

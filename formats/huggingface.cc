@@ -11,6 +11,7 @@
 #include "formats/hf_config.h"
 #include "formats/hf_tokenizer.h"
 #include "formats/json_fields.h"
+#include "formats/pytorch_reader.h"
 #include "formats/readers.h"
 #include "formats/safetensors_reader.h"
 #include "formats/shard_index.h"
@@ -29,9 +30,14 @@ std::string FolderName(const std::string& directory) {
 // The weights as they are stored.
 Result<std::unique_ptr<TensorSource>> OpenWeights(const std::string& directory) {
   PW_ASSIGN(const WeightFiles files, FindWeightFiles(directory));
-  PW_ASSIGN(std::unique_ptr<SafetensorsSource> source, SafetensorsSource::Open(files.paths));
+  std::unique_ptr<TensorSource> source;
+  if (files.pytorch) {
+    PW_ASSIGN(source, PytorchSource::Open(files.paths));
+  } else {
+    PW_ASSIGN(source, SafetensorsSource::Open(files.paths));
+  }
   PW_TRY(CheckAgainstIndex(files, source->tensors()));
-  return std::unique_ptr<TensorSource>(std::move(source));
+  return source;
 }
 
 // What the family is to be run with cannot be: the config stays for people, the family goes.

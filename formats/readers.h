@@ -12,10 +12,15 @@ namespace pennyweight {
 // A bare .safetensors file: tensors, no configuration.
 Result<Model> OpenSafetensors(const std::string& path);
 
+// A PyTorch checkpoint (.pt, .pth, .bin): the tensors of its state dict, no configuration. Its
+// pickle is parsed, never executed.
+Result<Model> OpenPytorch(const std::string& path);
+
 // A folder as the Hugging Face hub lays it out: config.json, model.safetensors or its shards with
-// index, tokenizer files. Tensors of compressed-tensors checkpoints are listed as one tensor with
-// an integer encoding. A config or tokenizer that cannot be used is kept as config_error /
-// vocabulary_error: commands that do not need it go on.
+// index, else pytorch_model.bin or its shards with index, tokenizer files. Tensors of
+// compressed-tensors checkpoints are listed as one tensor with an integer encoding. A config or
+// tokenizer that cannot be used is kept as config_error / vocabulary_error: commands that do not
+// need it go on.
 Result<Model> OpenHuggingFace(const std::string& directory);
 
 // A GGUF v2 or v3 file. Tensors of known families are listed under Hugging Face's names, in its row

@@ -285,7 +285,8 @@ Status SafetensorsSource::Add(const std::string& path) {
     // Git-lfs pointers, HTML pages and other containers are named for what they are.
     PW_ASSIGN(const FileFormat format, DetectFormat(path));
     if (format != FileFormat::kSafetensors) {
-      return Error(ErrorCode::kUnknownFormat, "this is a GGUF file, not safetensors")
+      return Error(ErrorCode::kUnknownFormat,
+                   fmt::format("this is a {} file, not safetensors", FormatName(format)))
           .Hint("give the file itself as the input")
           .InFile(path);
     }

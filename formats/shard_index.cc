@@ -20,6 +20,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char* kPytorchSingle = "pytorch_model.bin";
+constexpr const char* kPytorchIndex = "pytorch_model.bin.index.json";
 
 bool IsPlainName(std::string_view name) {
   return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
@@ -93,8 +95,10 @@ Error NoWeights(const std::vector<std::string>& names, const std::string& direct
   for (const std::string& name : names) {
     if (EndsWith(name, ".bin") || EndsWith(name, ".pt") || EndsWith(name, ".pth")) {
       return Error(ErrorCode::kUnknownFormat,
-                   "the folder has PyTorch checkpoints only, which are not read here")
-          .Hint("give the model as safetensors or GGUF")
+                   fmt::format("the folder has neither safetensors nor {} nor its index",
+                               kPytorchSingle))
+          .Hint(fmt::format("if it holds the weights, give the file itself: {}",
+                            JoinPath(directory, name)))
           .InFile(JoinPath(directory, name));
     }
   }
@@ -104,39 +108,47 @@ Error NoWeights(const std::vector<std::string>& names, const std::string& direct
         .Hint(fmt::format("give the file itself: {}", JoinPath(directory, name)))
         .InFile(directory);
   }
-  return Error(ErrorCode::kNotFound, "there is no safetensors file in the folder")
+  return Error(ErrorCode::kNotFound,
+               "there is neither a safetensors file nor a PyTorch checkpoint in the folder")
       .InFile(directory);
+}
+
+// The file `single`, or the shards of `index`; no path when neither is there.
+Result<WeightFiles> FindNamed(const std::string& directory, const char* single, const char* index) {
+  WeightFiles files;
+  const std::string file = JoinPath(directory, single);
+  if (PathExists(file)) {
+    files.paths.push_back(file);
+    return files;
+  }
+  const std::string path = JoinPath(directory, index);
+  if (!PathExists(path)) return files;
+  Result<WeightFiles> sharded = ParseIndex(directory, path);
+  if (!sharded.ok()) return std::move(sharded).TakeError().InFile(path);
+  return sharded;
 }
 
 }  // namespace
 
 Result<WeightFiles> FindWeightFiles(const std::string& directory) {
-  WeightFiles files;
-  // As transformers does: a single file wins over an index.
-  const std::string single = JoinPath(directory, kSingle);
-  if (PathExists(single)) {
-    files.paths.push_back(single);
-    return files;
-  }
-  const std::string index = JoinPath(directory, kIndex);
-  if (PathExists(index)) {
-    Result<WeightFiles> sharded = ParseIndex(directory, index);
-    if (!sharded.ok()) return std::move(sharded).TakeError().InFile(index);
-    return sharded;
-  }
+  // As transformers does: safetensors win over PyTorch, a single file wins over an index.
+  PW_ASSIGN(WeightFiles files, FindNamed(directory, kSingle, kIndex));
+  if (!files.paths.empty()) return files;
   PW_ASSIGN(std::vector<std::string> names, ListDirectory(directory));
-  for (std::string& name : names) name = BaseName(name);
   for (const std::string& name : names) {
     if (EndsWith(name, ".safetensors")) files.paths.push_back(JoinPath(directory, name));
   }
-  if (files.paths.empty()) return NoWeights(names, directory);
   if (files.paths.size() > 1) {
     return Error(ErrorCode::kShardMissing,
                  fmt::format("the folder has {} safetensors files and no {}", files.paths.size(),
                              kIndex))
         .Hint("download the index, or give one file as the input")
-        .InFile(index);
+        .InFile(JoinPath(directory, kIndex));
   }
+  if (!files.paths.empty()) return files;
+  PW_ASSIGN(files, FindNamed(directory, kPytorchSingle, kPytorchIndex));
+  if (files.paths.empty()) return NoWeights(names, directory);
+  files.pytorch = true;
   return files;
 }
 

@@ -14,13 +14,15 @@ namespace pennyweight {
 struct WeightFiles {
   std::vector<std::string> paths;  // in the order of their names
   std::string index;               // path of the index; empty when there is none
+  bool pytorch = false;            // PyTorch checkpoints, not safetensors
   std::unordered_map<std::string, std::string> shard_of;  // tensor -> file name, from the index
 };
 
 // model.safetensors if it is there, else the shards of model.safetensors.index.json, else the only
-// safetensors file. Errors: kNotFound, kUnknownFormat (only other kinds of weights are there),
-// kInvalidHeader and kDuplicateKey (index), kBadPath (a shard's name leaves the folder, also by a
-// link; the links of the Hugging Face cache into its own folder are followed), kShardMissing.
+// safetensors file, else pytorch_model.bin, else the shards of pytorch_model.bin.index.json.
+// Errors: kNotFound, kUnknownFormat (only other kinds of weights are there), kInvalidHeader and
+// kDuplicateKey (index), kBadPath (a shard's name leaves the folder, also by a link; the links of
+// the Hugging Face cache into its own folder are followed), kShardMissing.
 Result<WeightFiles> FindWeightFiles(const std::string& directory);
 
 // Every tensor of the index must be in its shard, and every tensor of a shard in the index.

@@ -33,6 +33,9 @@ const char* ErrorCodeName(ErrorCode code) {
     case ErrorCode::kOverflow: return "overflow";
     case ErrorCode::kLimit: return "limit";
     case ErrorCode::kInvalidName: return "invalid_name";
+    case ErrorCode::kInvalidArchive: return "invalid_archive";
+    case ErrorCode::kChecksum: return "checksum";
+    case ErrorCode::kInvalidPickle: return "invalid_pickle";
     case ErrorCode::kShardMissing: return "shard_missing";
     case ErrorCode::kShardMismatch: return "shard_mismatch";
     case ErrorCode::kBadPath: return "bad_path";

@@ -38,6 +38,9 @@ enum class ErrorCode : uint8_t {
   kOverflow,         // a product or sum of sizes does not fit
   kLimit,            // beyond a cap of lib/limits.h
   kInvalidName,      // empty, too long, NUL or control characters
+  kInvalidArchive,   // a zip archive whose parts contradict each other
+  kChecksum,         // the bytes are not those that their checksum was made of
+  kInvalidPickle,    // a malformed pickle, or one that does what no checkpoint needs
   // A model made of files.
   kShardMissing,
   kShardMismatch,    // index and shard tell different stories

@@ -154,7 +154,13 @@ TEST_CASE("which files are the weights") {
   const ScratchFolder folder;
   const std::string bytes = test::SafetensorsFile({{"a", "U8", {1}, "1"}});
   CHECK(OpenHuggingFace(folder.path()).error().code == ErrorCode::kNotFound);
+  folder.Write("training_args.bin", "PK");
+  const auto other = OpenHuggingFace(folder.path());
+  REQUIRE_FALSE(other.ok());
+  CHECK(other.error().code == ErrorCode::kUnknownFormat);
+  CHECK(other.error().hint.find("training_args.bin") != std::string::npos);
   folder.Write("pytorch_model.bin", "PK");
+  // Taken for the weights, but no zip archive.
   CHECK(OpenHuggingFace(folder.path()).error().code == ErrorCode::kUnknownFormat);
   folder.Write("weights.safetensors", bytes);
   CHECK(OpenHuggingFace(folder.path()).ok());

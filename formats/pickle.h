@@ -1,0 +1,99 @@
+// Parses Python pickles of the protocols 0 to 5 into plain data. Nothing is ever executed: a pickle
+// is a program for a stack machine that builds values and may call any Python function by name;
+// this machine builds the same values and, where a call is due, keeps a node that says which
+// function was to be called with what. Only a few constructors of containers have a meaning here
+// (OrderedDict() is a dict).
+//
+// Opcodes as in Lib/pickletools.py of CPython 3.11. Those that no checkpoint needs, and with which
+// scanners were led astray (INST, OBJ, EXT, PERSID, out-of-band buffers), are refused.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "lib/file.h"
+#include "lib/result.h"
+
+namespace pennyweight {
+
+// A value of a pickle: an index into its nodes. Values are shared (memo), also in cycles.
+using PickleId = uint32_t;
+
+enum class PickleKind : uint8_t {
+  kNone,
+  kBool,
+  kInteger,     // fits int64
+  kBigInteger,  // does not: text() is its two's complement, little-endian
+  kFloat,
+  kString,  // text() is UTF-8; bytes of Python 2 are kept as they are
+  kBytes,
+  kTuple,
+  kList,
+  kSet,
+  kDict,        // items(): key, value, key, value, ... in the order of insertion, repeats included
+  kGlobal,      // a function or class by name; see GlobalName
+  kObject,      // what a call would give; see the accessors. Never called
+  kPersistent,  // items(): the one value that names something outside of the pickle
+};
+
+class Pickle {
+ public:
+  // Parses the pickle that `bytes` begin with. Errors: kInvalidPickle with the offset of the
+  // opcode, kTruncated, kLimit (limits::kPickle*); offsets count from the start of `bytes`.
+  static Result<Pickle> Parse(std::string bytes);
+  // The same of the pickle at `begin` of a file; reads as far as needed, a window at a time.
+  // Offsets count from the start of the file, which errors name. Errors also: kIo.
+  static Result<Pickle> Parse(const ReadFile& file, uint64_t begin);
+
+  PickleId root() const { return root_; }
+  // Bytes of the pickle, with its STOP.
+  uint64_t bytes() const { return bytes_; }
+  size_t size() const { return nodes_.size(); }
+
+  PickleKind kind(PickleId id) const { return nodes_[id].kind; }
+  // kBool and kInteger.
+  int64_t integer(PickleId id) const { return static_cast<int64_t>(nodes_[id].value); }
+  double real(PickleId id) const;
+  // kString, kBytes, kBigInteger. Valid as long as the pickle.
+  std::string_view text(PickleId id) const;
+  // "module.name" of a kGlobal.
+  std::string GlobalName(PickleId id) const;
+  // Elements of a container (see PickleKind), pid of a persistent value; of an object what was put
+  // into it after the call (items of subclasses of list and dict).
+  std::vector<PickleId> items(PickleId id) const;
+  // Of an object: what was to be called, with which tuple of arguments, and the state that it was
+  // to be given (BUILD).
+  PickleId callable(PickleId id) const { return lists_[nodes_[id].value][0]; }
+  PickleId arguments(PickleId id) const { return lists_[nodes_[id].value][1]; }
+  std::optional<PickleId> state(PickleId id) const;
+
+ private:
+  friend class PickleMachine;
+  // 16 bytes, so that a pickle of nothing but one-byte opcodes stays small in memory too.
+  struct Node {
+    PickleKind kind = PickleKind::kNone;
+    // Text: offset << 32 | length in buffer_. Tuple, persistent: start << 32 | count in pool_.
+    // List, set, dict: index into lists_, or kEmpty. Object: index into lists_. Global: into
+    // globals_.
+    uint64_t value = 0;
+  };
+  static constexpr uint64_t kEmpty = ~uint64_t{0};
+  static constexpr PickleId kNoState = ~PickleId{0};
+  static constexpr size_t kObjectHead = 3;  // callable, arguments, state; then items
+
+  Pickle() = default;
+
+  std::string buffer_;
+  std::vector<Node> nodes_;
+  std::vector<PickleId> pool_;
+  std::vector<std::vector<PickleId>> lists_;
+  std::vector<std::pair<uint64_t, uint64_t>> globals_;  // texts of module and name
+  PickleId root_ = 0;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace pennyweight
