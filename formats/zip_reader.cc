@@ -1,6 +1,7 @@
 #include "formats/zip_reader.h"
 
 #include <fmt/format.h>
+#include <libdeflate.h>
 
 #include <algorithm>
 #include <bit>
@@ -9,7 +10,6 @@
 #include <optional>
 #include <utility>
 
-#include "formats/crc32.h"
 #include "lib/checked.h"
 #include "lib/limits.h"
 
@@ -427,7 +427,7 @@ Status CheckZipEntry(const ReadFile& file, const ZipEntry& entry) {
   for (uint64_t at = 0; at < entry.bytes; at += window.size()) {
     const uint64_t n = std::min<uint64_t>(window.size(), entry.bytes - at);
     PW_TRY(file.ReadAt(entry.offset + at, window.data(), n));
-    crc = Crc32(crc, window.data(), n);
+    crc = libdeflate_crc32(crc, window.data(), n);
   }
   if (crc != entry.crc32) return WrongChecksum(file, entry, crc);
   return OkStatus();
@@ -443,7 +443,7 @@ Result<std::string> ReadZipEntry(const ReadFile& file, const ZipEntry& entry, ui
   }
   std::string bytes(entry.bytes, '\0');
   PW_TRY(file.ReadAt(entry.offset, bytes.data(), bytes.size()));
-  const uint32_t crc = Crc32(0, bytes.data(), bytes.size());
+  const uint32_t crc = libdeflate_crc32(0, bytes.data(), bytes.size());
   if (crc != entry.crc32) return WrongChecksum(file, entry, crc);
   return bytes;
 }

@@ -1,12 +1,13 @@
 // Zip archives as PyTorch writes them, with any field of any record to be put wrong.
 #pragma once
 
+#include <libdeflate.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "formats/crc32.h"
 #include "tests/formats/model_files.h"
 
 namespace pennyweight::test {
@@ -55,8 +56,8 @@ inline std::string ZipBytes(const std::vector<ZipFile>& files, const ZipOptions&
     const uint32_t offset = static_cast<uint32_t>(out.size() - options.front.size());
     const bool described = (file.flags & 8) != 0 && !file.data.empty();
     const uint16_t flags = file.data.empty() ? uint16_t(file.flags & ~8) : file.flags;
-    const uint32_t crc =
-        Crc32(0, file.data.data(), file.data.size()) + static_cast<uint32_t>(file.crc_change);
+    const uint32_t crc = libdeflate_crc32(0, file.data.data(), file.data.size()) +
+                         static_cast<uint32_t>(file.crc_change);
     const uint32_t size =
         file.directory_size == 0xFFFFFFFE ? uint32_t(file.data.size()) : file.directory_size;
     const std::string& local = file.local_name.empty() ? file.name : file.local_name;

@@ -26,17 +26,6 @@ std::string RandomBytes(size_t n) {
   return bytes;
 }
 
-TEST_CASE("CRC-32 has the published check value, in one piece or in many") {
-  const std::string digits = "123456789";
-  CHECK(Crc32(0, digits.data(), 9) == 0xCBF43926u);
-  const std::string bytes = RandomBytes(1000);
-  for (const size_t cut : {0u, 1u, 7u, 8u, 9u, 500u, 999u}) {
-    const uint32_t first = Crc32(0, bytes.data(), cut);
-    CHECK(Crc32(first, bytes.data() + cut, bytes.size() - cut) ==
-          Crc32(0, bytes.data(), bytes.size()));
-  }
-}
-
 TEST_CASE("entries are found where they are, with and without descriptor and padding") {
   const ScratchFolder folder;
   const std::string a = RandomBytes(100);
