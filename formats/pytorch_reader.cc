@@ -6,11 +6,11 @@
 #include <cstring>
 #include <numeric>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 
 #include "formats/detect.h"
 #include "formats/readers.h"
+#include "formats/shard_index.h"
 #include "formats/strided_rows.h"
 
 namespace pennyweight {
@@ -34,18 +34,7 @@ void SwapWords(uint64_t word, std::vector<uint8_t>* data) {
 Result<std::unique_ptr<PytorchSource>> PytorchSource::Open(const std::vector<std::string>& paths) {
   std::unique_ptr<PytorchSource> source(new PytorchSource);
   for (const std::string& path : paths) PW_TRY(source->Add(path));
-  std::unordered_map<std::string_view, size_t> seen;
-  seen.reserve(source->tensors_.size());
-  for (size_t i = 0; i < source->tensors_.size(); ++i) {
-    const TensorInfo& info = source->tensors_[i];
-    const auto [place, fresh] = seen.emplace(info.name, i);
-    if (fresh) continue;
-    return Error(ErrorCode::kShardMismatch,
-                 fmt::format("the tensor is also in {}", source->tensors_[place->second].file))
-        .InFile(info.file)
-        .InTensor(info.name)
-        .At(info.offset);
-  }
+  PW_TRY(RequireUniqueNames(source->tensors_));
   return source;
 }
 

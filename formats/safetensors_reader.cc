@@ -6,11 +6,11 @@
 #include <bit>
 #include <optional>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 
 #include "formats/detect.h"
 #include "formats/readers.h"
+#include "formats/shard_index.h"
 #include "lib/checked.h"
 #include "lib/json.h"
 #include "lib/limits.h"
@@ -263,19 +263,7 @@ Result<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Open(
     const std::vector<std::string>& paths) {
   std::unique_ptr<SafetensorsSource> source(new SafetensorsSource);
   for (const std::string& path : paths) PW_TRY(source->Add(path));
-  // Two files may not hold the same name: which one is meant would be a guess.
-  std::unordered_map<std::string_view, size_t> seen;
-  seen.reserve(source->tensors_.size());
-  for (size_t i = 0; i < source->tensors_.size(); ++i) {
-    const TensorInfo& info = source->tensors_[i];
-    const auto [place, fresh] = seen.emplace(info.name, i);
-    if (fresh) continue;
-    return Error(ErrorCode::kShardMismatch,
-                 fmt::format("the tensor is also in {}", source->tensors_[place->second].file))
-        .InFile(info.file)
-        .InTensor(info.name)
-        .At(info.offset);
-  }
+  PW_TRY(RequireUniqueNames(source->tensors_));
   return source;
 }
 

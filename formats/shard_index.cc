@@ -183,4 +183,20 @@ Status CheckAgainstIndex(const WeightFiles& files, const std::vector<TensorInfo>
       .InTensor(name);
 }
 
+Status RequireUniqueNames(const std::vector<TensorInfo>& tensors) {
+  std::unordered_map<std::string_view, size_t> seen;
+  seen.reserve(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const TensorInfo& info = tensors[i];
+    const auto [place, fresh] = seen.emplace(info.name, i);
+    if (fresh) continue;
+    return Error(ErrorCode::kShardMismatch,
+                 fmt::format("the tensor is also in {}", tensors[place->second].file))
+        .InFile(info.file)
+        .InTensor(info.name)
+        .At(info.offset);
+  }
+  return OkStatus();
+}
+
 }  // namespace pennyweight

@@ -1,4 +1,4 @@
-// Which safetensors files make up a Hugging Face folder, by its index or by their names.
+// Which weight files make up a Hugging Face folder, by its index or by their names.
 #pragma once
 
 #include <string>
@@ -28,5 +28,9 @@ Result<WeightFiles> FindWeightFiles(const std::string& directory);
 // Every tensor of the index must be in its shard, and every tensor of a shard in the index.
 // "total_size" is not looked at: it is wrong in many good files. Errors: kShardMismatch.
 Status CheckAgainstIndex(const WeightFiles& files, const std::vector<TensorInfo>& tensors);
+
+// Two files may not hold the same name: which one is meant would be a guess.
+// Errors: kShardMismatch, naming both files.
+Status RequireUniqueNames(const std::vector<TensorInfo>& tensors);
 
 }  // namespace pennyweight
