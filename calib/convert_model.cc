@@ -9,6 +9,7 @@
 
 #include "calib/matrix_job.h"
 #include "calib/quantize_model.h"
+#include "calib/unit_result.h"
 #include "lib/parallel.h"
 #include "lib/peak_rss.h"
 #include "quant/codec.h"
@@ -88,8 +89,7 @@ struct Tile {
   size_t tensor = 0;
   int64_t row = 0;
   int64_t rows = 0;
-  WeightError error;
-  double seconds = 0;
+  TileResult result;
 };
 
 std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors) {
@@ -100,7 +100,7 @@ std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors) {
     const int64_t fit = kTileElements / tensors[i].cols();
     const int64_t step = std::max(kRows, fit / kRows * kRows);
     for (int64_t row = 0; row < tensors[i].rows(); row += step) {
-      tiles.push_back({i, row, std::min(step, tensors[i].rows() - row), {}, 0});
+      tiles.push_back({i, row, std::min(step, tensors[i].rows() - row), {}});
     }
   }
   return tiles;
@@ -172,9 +172,9 @@ Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure,
     scratch->values.resize(count);
     DecodeRows(scratch->stored, 0, tile->rows, scratch->values.data());
     if (copy) {
-      tile->error.Add(scratch->values.data(), scratch->values.data(), n);
+      tile->result.error.Add(scratch->values.data(), scratch->values.data(), n);
       // NaN minus NaN is no zero, but the bytes are the same.
-      tile->error.sum_sq_error = tile->error.max_abs_error = 0;
+      tile->result.error.sum_sq_error = tile->result.error.max_abs_error = 0;
     } else {
       EncodedTensor& cast = scratch->cast;
       cast.encoding = to;
@@ -184,13 +184,24 @@ Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure,
       EncodeFromFloat(to.dtype, scratch->values.data(), cast.data.data(), count);
       scratch->written.resize(count);
       DecodeRows(cast, 0, tile->rows, scratch->written.data());
-      tile->error.Add(scratch->values.data(), scratch->written.data(), n);
+      tile->result.error.Add(scratch->values.data(), scratch->written.data(), n);
     }
   }
   Status status = sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->cast);
   if (!status.ok()) return std::move(status).TakeError().InTensor(info.name);
-  tile->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  tile->result.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return OkStatus();
+}
+
+JournalUnit UnitOf(const Tile& tile) {
+  return Unit(UnitKind::kTile, tile.tensor, static_cast<uint64_t>(tile.row));
+}
+
+// Whether a stopped run wrote the tile; then its result is that run's.
+bool WasDone(const Journal* journal, Tile* tile) {
+  const std::string* found = journal == nullptr ? nullptr : journal->FindUnit(UnitOf(*tile));
+  return found != nullptr && UnpackTile(*found, &tile->result);
 }
 
 // The sums of the tiles, in their order: the figures do not depend on the threads.
@@ -199,9 +210,9 @@ void AddErrors(const std::vector<TensorInfo>& tensors, std::span<const Choice> c
   std::vector<WeightError> errors(tensors.size());
   WeightError total;
   for (const Tile& tile : tiles) {
-    errors[tile.tensor].Merge(tile.error);
+    errors[tile.tensor].Merge(tile.result.error);
     TensorReport& row = report->tensors[tile.tensor];
-    row.seconds = row.seconds.value_or(0) + tile.seconds;
+    row.seconds = row.seconds.value_or(0) + tile.result.seconds;
   }
   bool decoded = false;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -240,7 +251,7 @@ Result<std::vector<Choice>> ChooseConversions(const Model& model, const ConvertO
 }
 
 Result<Report> ConvertModel(const Context& context, const Model& model,
-                            std::span<const Choice> choices, TensorSink* sink) {
+                            std::span<const Choice> choices, TensorSink* sink, Journal* journal) {
   const std::vector<TensorInfo>& tensors = model.source->tensors();
   Report report;
   report.tensors = DescribeOutput(model, choices, *sink);
@@ -258,10 +269,13 @@ Result<Report> ConvertModel(const Context& context, const Model& model,
   if (context.progress != nullptr) context.progress->Phase("converting tiles", count);
   Status converted = ParallelTry(fitted, count, [&](int64_t i) -> Status {
     Tile& tile = tiles[static_cast<size_t>(i)];
-    std::unique_ptr<Scratch> scratch = pool.Take();
-    PW_TRY(ConvertTile(*model.source, choices[tile.tensor].encoding, measure, &tile, scratch.get(),
-                       sink));
-    pool.Return(std::move(scratch));
+    if (!WasDone(journal, &tile)) {
+      std::unique_ptr<Scratch> scratch = pool.Take();
+      PW_TRY(ConvertTile(*model.source, choices[tile.tensor].encoding, measure, &tile,
+                         scratch.get(), sink));
+      pool.Return(std::move(scratch));
+      if (journal != nullptr) PW_TRY(journal->RecordUnit(UnitOf(tile), PackTile(tile.result)));
+    }
     if (context.progress != nullptr) {
       const std::lock_guard<std::mutex> lock(mutex);
       context.progress->Advance(++done);

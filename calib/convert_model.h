@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lib/context.h"
+#include "lib/journal.h"
 #include "lib/model.h"
 #include "lib/report.h"
 #include "lib/result.h"
@@ -33,9 +34,11 @@ Result<std::vector<Choice>> ChooseConversions(const Model& model, const ConvertO
 // `sink` has begun with one OutputTensor per tensor of the source, in its order; choices are
 // parallel to that. Tiles of rows go through on all threads, as many at once as the memory limit
 // has room for; the sink is not sealed. totals.bytes_out, seconds and peak_rss_bytes are the
-// caller's to fill; layers stays empty.
+// caller's to fill; layers stays empty. `journal`, of the same output, may be null: tiles that a
+// stopped run wrote are not written again.
 // Errors: those of the source and the sink; kMemory; kInterrupted.
 Result<Report> ConvertModel(const Context& context, const Model& model,
-                            std::span<const Choice> choices, TensorSink* sink);
+                            std::span<const Choice> choices, TensorSink* sink,
+                            Journal* journal = nullptr);
 
 }  // namespace pennyweight

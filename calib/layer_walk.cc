@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "calib/hidden_checkpoint.h"
 #include "calib/hidden_error.h"
 #include "calib/ops.h"
 #include "quant/codec.h"
@@ -416,6 +417,16 @@ Status LayerWalk::Head(const Context& context) {
   (*in_.done)[job.index] = 1;
   PW_TRY(QuantizeMatrix(context, job, in_.sink, &(*in_.reports)[job.index], in_.sums));
   return OkStatus();
+}
+
+Status LayerWalk::SaveStreams(const std::string& path, int64_t layer) const {
+  const HiddenStore* const stores[] = {&quantized_.hidden, &original_.hidden, &rtn_.hidden};
+  return SaveHidden(path, layer, stores);
+}
+
+Result<bool> LayerWalk::LoadStreams(const std::string& path, int64_t layer) {
+  HiddenStore* const stores[] = {&quantized_.hidden, &original_.hidden, &rtn_.hidden};
+  return LoadHidden(path, layer, stores);
 }
 
 }  // namespace pennyweight

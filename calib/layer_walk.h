@@ -55,6 +55,11 @@ class LayerWalk {
   // Quantizes the head under its own input, where the model has one and it is to be quantized.
   Status Head(const Context& context);
 
+  // Keeps the streams behind `layer` in a file, as SaveHidden.
+  Status SaveStreams(const std::string& path, int64_t layer) const;
+  // Fills them from there: the next layer is then layer + 1. False as LoadHidden.
+  Result<bool> LoadStreams(const std::string& path, int64_t layer);
+
  private:
   // Consecutive windows that are run together.
   struct Chunk {

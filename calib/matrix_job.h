@@ -62,7 +62,8 @@ struct MatrixJob {
 };
 
 // gptq aims at W + a W C rather than W where the statistics have a correction C; a in [0, 1] is
-// what serves the held-out rows best. Fills the error fields, method, fallback and seconds of `report`; adds to `sums`.
+// what serves the held-out rows best. Fills the error fields, method, fallback and seconds of
+// `report`; adds to `sums`.
 Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job, TensorSink* sink,
                                     TensorReport* report, ErrorSums* sums);
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "calib/layer_walk.h"
+#include "calib/unit_result.h"
+#include "lib/file.h"
 
 namespace pennyweight {
 namespace {
@@ -16,20 +18,97 @@ double Badness(const TensorReport& t) {
   return t.weight_rel_mse.value_or(0);
 }
 
-Result<std::vector<LayerReport>> Calibrate(const Context& context, const WalkInput& input,
-                                           const std::string& scratch_dir) {
-  PW_ASSIGN(const std::unique_ptr<LayerWalk> walk, LayerWalk::Create(context, input, scratch_dir));
-  PW_TRY(walk->Embed(context));
-  const int64_t layers = input.model->config->layers;
-  std::vector<LayerReport> reports;
-  if (context.progress) context.progress->Phase("quantizing layers", layers);
-  for (int64_t layer = 0; layer < layers; ++layer) {
-    PW_ASSIGN(LayerReport report, walk->Layer(context, layer));
-    reports.push_back(std::move(report));
-    if (context.progress) context.progress->Advance(layer + 1);
+// The work on a model, one unit after the other, and what is known of each unit from a stopped run.
+class Work {
+ public:
+  // Everything outlives it; `journal` may be null.
+  Work(Journal* journal, Report* report, std::vector<char>* done, ErrorSums* sums)
+      : journal_(journal), report_(report), done_(done), sums_(sums) {}
+
+  // Takes over the unit's results, if the stopped run finished it.
+  bool Restore(const JournalUnit& unit) {
+    const std::string* found = journal_ == nullptr ? nullptr : journal_->FindUnit(unit);
+    TensorsResult result;
+    if (found == nullptr || !UnpackTensors(*found, &result, &report_->tensors)) return false;
+    for (const size_t index : result.tensors) (*done_)[index] = 1;
+    *sums_ = result.sums;
+    if (result.layer) report_->layers.push_back(*result.layer);
+    recorded_ = *done_;
+    return true;
   }
+
+  // The unit is done: it wrote all tensors that became done since the last one.
+  Status Record(const JournalUnit& unit, const std::optional<LayerReport>& layer) {
+    if (layer) report_->layers.push_back(*layer);
+    if (journal_ == nullptr) return OkStatus();
+    TensorsResult result;
+    for (size_t i = 0; i < done_->size(); ++i) {
+      const bool before = i < recorded_.size() && recorded_[i] != 0;
+      if ((*done_)[i] != 0 && !before) result.tensors.push_back(i);
+    }
+    result.sums = *sums_;
+    result.layer = layer;
+    recorded_ = *done_;
+    return journal_->RecordUnit(unit, PackTensors(result, report_->tensors));
+  }
+
+  // Forgets everything that was restored.
+  void Restart(const std::vector<TensorReport>& described) {
+    report_->tensors = described;
+    report_->layers.clear();
+    std::fill(done_->begin(), done_->end(), 0);
+    recorded_.clear();
+    *sums_ = ErrorSums();
+  }
+
+ private:
+  Journal* journal_;
+  Report* report_;
+  std::vector<char>* done_;
+  std::vector<char> recorded_;
+  ErrorSums* sums_;
+};
+
+std::string HiddenName(int64_t layer) { return fmt::format("hidden-{}", layer); }
+
+// The first layer that is still to be done, with the streams and results of all before it; -1 when
+// not even the embedding is.
+Result<int64_t> RestoreLayers(const Journal* journal, int64_t layers, LayerWalk* walk, Work* work) {
+  if (journal == nullptr || !journal->resumed()) return int64_t{-1};
+  if (!work->Restore(Unit(UnitKind::kEmbedding))) return int64_t{-1};
+  int64_t next = 0;
+  while (next < layers && work->Restore(Unit(UnitKind::kLayer, static_cast<uint64_t>(next)))) {
+    ++next;
+  }
+  if (next == 0) return int64_t{-1};
+  PW_ASSIGN(const bool loaded, walk->LoadStreams(journal->Sidecar(HiddenName(next - 1)), next - 1));
+  return loaded ? next : int64_t{-1};
+}
+
+Status Calibrate(const Context& context, const WalkInput& input, const std::string& scratch_dir,
+                 Journal* journal, Work* work) {
+  const std::vector<TensorReport> described = *input.reports;
+  PW_ASSIGN(const std::unique_ptr<LayerWalk> walk, LayerWalk::Create(context, input, scratch_dir));
+  const int64_t layers = input.model->config->layers;
+  if (context.progress) context.progress->Phase("quantizing layers", layers);
+  PW_ASSIGN(int64_t next, RestoreLayers(journal, layers, walk.get(), work));
+  if (next < 0) {
+    work->Restart(described);
+    PW_TRY(walk->Embed(context));
+    PW_TRY(work->Record(Unit(UnitKind::kEmbedding), std::nullopt));
+    next = 0;
+  }
+  for (; next < layers; ++next) {
+    PW_ASSIGN(const LayerReport report, walk->Layer(context, next));
+    // The streams first: a recorded layer can always be gone on from.
+    if (journal != nullptr) PW_TRY(walk->SaveStreams(journal->Sidecar(HiddenName(next)), next));
+    PW_TRY(work->Record(Unit(UnitKind::kLayer, static_cast<uint64_t>(next)), report));
+    if (journal != nullptr && next > 0) RemoveFile(journal->Sidecar(HiddenName(next - 1)));
+    if (context.progress) context.progress->Advance(next + 1);
+  }
+  if (work->Restore(Unit(UnitKind::kHead))) return OkStatus();
   PW_TRY(walk->Head(context));
-  return reports;
+  return work->Record(Unit(UnitKind::kHead), std::nullopt);
 }
 
 }  // namespace
@@ -103,6 +182,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
   report.tensors = DescribeOutput(model, choices, *sink);
   std::vector<char> done(tensors.size());
   ErrorSums sums;
+  Work work(options.journal, &report, &done, &sums);
   if (options.windows != nullptr) {
     WalkInput input;
     input.model = &model;
@@ -113,7 +193,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     input.reports = &report.tensors;
     input.done = &done;
     input.sums = &sums;
-    PW_ASSIGN(report.layers, Calibrate(context, input, options.scratch_dir));
+    PW_TRY(Calibrate(context, input, options.scratch_dir, options.journal, &work));
   } else {
     int64_t layers = 0;
     for (const TensorReport& t : report.tensors)
@@ -124,9 +204,12 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     context.progress->Phase("writing tensors", static_cast<int64_t>(tensors.size()));
   }
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!done[i]) {
+    const JournalUnit unit = Unit(UnitKind::kTensor, i);
+    if (!done[i] && !work.Restore(unit)) {
       PW_TRY(StreamTensor(context, *model.source, i, choices[i], options.method, sink,
                           &report.tensors[i], &sums, nullptr));
+      done[i] = 1;
+      PW_TRY(work.Record(unit, std::nullopt));
     }
     if (context.progress) context.progress->Advance(static_cast<int64_t>(i + 1));
   }

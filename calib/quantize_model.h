@@ -8,6 +8,7 @@
 #include "calib/matrix_job.h"
 #include "calib/windows.h"
 #include "lib/context.h"
+#include "lib/journal.h"
 #include "lib/model.h"
 #include "lib/report.h"
 #include "lib/result.h"
@@ -20,6 +21,9 @@ struct QuantizeOptions {
   Method method = Method::kAuto;
   const Windows* windows = nullptr;  // null: no calibration
   std::string scratch_dir;           // for hidden states that do not fit the memory limit
+  // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
+  // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
+  Journal* journal = nullptr;
 };
 
 // `sink` has begun with one OutputTensor per tensor of the source, in its order; choices are

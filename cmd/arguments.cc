@@ -73,6 +73,7 @@ Result<Arguments> Arguments::Parse(const CommandSpec& spec, const std::vector<st
     return ParseError(e, spec);
   }
   Arguments out;
+  out.words_ = words;
   for (const std::string& word : app.remaining()) {
     if (word.size() > 1 && word[0] == '-') return UnknownFlag(word, flags, spec);
     out.inputs_.push_back(word);

@@ -37,6 +37,12 @@ class Arguments {
   static Result<Arguments> Parse(const CommandSpec& spec, const std::vector<std::string>& words);
 
   const std::vector<std::string>& inputs() const { return inputs_; }
+  // Every flag that was given, with its values in order (none for a switch).
+  const std::map<std::string, std::vector<std::string>, std::less<>>& flags() const {
+    return values_;
+  }
+  // As typed after the command.
+  const std::vector<std::string>& words() const { return words_; }
   bool Has(std::string_view flag) const { return values_.contains(flag); }
   // The last value given.
   std::optional<std::string> Get(std::string_view flag) const;
@@ -50,6 +56,7 @@ class Arguments {
                                            std::span<const std::string_view> allowed) const;
 
  private:
+  std::vector<std::string> words_;
   std::vector<std::string> inputs_;
   std::map<std::string, std::vector<std::string>, std::less<>> values_;
 };

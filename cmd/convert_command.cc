@@ -10,6 +10,7 @@
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
+#include "cmd/output_run.h"
 #include "cmd/report_output.h"
 #include "formats/sinks.h"
 #include "lib/file.h"
@@ -25,6 +26,7 @@ constexpr Flag kFlags[] = {
     {"--shard-size", "", "SIZE", "weights in a file of a folder (default: 5G)"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
+    {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
 struct Settings {
@@ -99,9 +101,10 @@ uint32_t GgufFileType(const Model& model, const ConvertOptions& options,
 }
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
-                                             const std::vector<Choice>& choices) {
+                                             const std::vector<Choice>& choices, Journal* journal) {
   SinkOptions options;
   options.path = settings.output;
+  options.journal = journal;
   options.force = settings.force;
   options.model = &model;
   if (settings.options.gguf) {
@@ -201,13 +204,23 @@ Result<int> RunConvert(const Invocation& invocation) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
   }
   PW_TRY(NoteLosses(settings, model, &console));
-  PW_ASSIGN(const std::unique_ptr<TensorSink> sink, MakeSink(settings, model, choices));
-  PW_TRY(sink->Begin(outputs));
-  PW_ASSIGN(Report report, ConvertModel(invocation.context, model, choices, sink.get()));
-  PW_TRY(sink->Seal());
-  // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
-  PW_TRY(Interrupted(invocation.context));
-  PW_TRY(sink->Commit());
+  PW_ASSIGN(const OutputRun run,
+            OutputRun::Begin(invocation, "convert", settings.output, model, outputs, {}));
+  std::unique_ptr<TensorSink> sink;
+  Result<Report> written = [&]() -> Result<Report> {
+    PW_ASSIGN(sink, MakeSink(settings, model, choices, run.journal()));
+    PW_TRY(sink->Begin(outputs));
+    PW_ASSIGN(Report report,
+              ConvertModel(invocation.context, model, choices, sink.get(), run.journal()));
+    PW_TRY(sink->Seal());
+    // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
+    PW_TRY(Interrupted(invocation.context));
+    PW_TRY(sink->Commit());
+    return report;
+  }();
+  if (!written.ok()) return run.Stop(std::move(written).TakeError(), sink.get());
+  run.Finish();
+  Report report = std::move(written).value();
 
   report.totals.bytes_out = sink->TotalBytes();
   report.totals.seconds =

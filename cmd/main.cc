@@ -18,11 +18,8 @@ namespace pennyweight {
 namespace {
 
 constexpr Command kCommands[] = {
-    {&kInspectSpec, RunInspect},
-    {&kConvertSpec, RunConvert},
-    {&kQuantizeSpec, RunQuantize},
-    {&kEvalSpec, RunEval},
-    {&kCompareSpec, RunCompare},
+    {&kInspectSpec, RunInspect}, {&kConvertSpec, RunConvert}, {&kQuantizeSpec, RunQuantize},
+    {&kEvalSpec, RunEval},       {&kCompareSpec, RunCompare},
 };
 
 std::atomic<bool> g_cancel{false};
@@ -90,6 +87,7 @@ int Main(const std::vector<std::string>& words) {
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
   std::signal(SIGPIPE, SIG_DFL);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of the write, not an end
   if (words.empty()) {
     fmt::print(stderr, "{}", Overview());
     return kExitFailed;

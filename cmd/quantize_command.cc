@@ -9,8 +9,11 @@
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
+#include "cmd/output_run.h"
 #include "cmd/report_output.h"
 #include "formats/sinks.h"
+#include "lib/hash.h"
+#include "lib/linalg.h"
 #include "lib/peak_rss.h"
 #include "quant/codec.h"
 
@@ -36,6 +39,7 @@ constexpr Flag kFlags[] = {
     {"--asymmetric", "", "", "integers with zero points"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
+    {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
 enum class Layout : uint8_t { kGguf, kCompressedTensors, kSafetensors };
@@ -193,9 +197,10 @@ uint32_t GgufFileType(const std::string& type) {
 }
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
-                                             const MixOptions& mix) {
+                                             const MixOptions& mix, Journal* journal) {
   SinkOptions options;
   options.path = settings.output;
+  options.journal = journal;
   options.force = settings.force;
   options.model = &model;
   options.gguf_file_type = GgufFileType(mix.type);
@@ -211,6 +216,15 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
       return MakeSafetensorsSink(options);
   }
   return Error(ErrorCode::kUsage, "no such layout");
+}
+
+// What a calibrated run read, in one word.
+std::string WindowsHash(const Windows& windows) {
+  Hasher hasher;
+  hasher.Update(windows.ids.data(), windows.ids.size() * sizeof(windows.ids[0]));
+  hasher.Update(windows.lengths.data(), windows.lengths.size() * sizeof(windows.lengths[0]));
+  const Hash128 hash = hasher.Digest();
+  return fmt::format("{} tokens, {:016x}{:016x}", windows.tokens(), hash[0], hash[1]);
 }
 
 std::string Summary(const Settings& settings, const Report& report) {
@@ -265,17 +279,30 @@ Result<int> RunQuantize(const Invocation& invocation) {
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));
-  PW_ASSIGN(const std::unique_ptr<TensorSink> sink, MakeSink(settings, model, mix));
-  PW_TRY(sink->Begin(outputs));
+  std::map<std::string, std::string> recipe;
+  if (windows) recipe = {{"calibration", WindowsHash(*windows)}, {"instructions", ComputePath()}};
+  PW_ASSIGN(const OutputRun run,
+            OutputRun::Begin(invocation, "quantize", settings.output, model, outputs, recipe));
 
   QuantizeOptions options;
   options.method = settings.method;
   options.windows = windows ? &*windows : nullptr;
+  options.journal = run.journal();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  PW_ASSIGN(Report report, QuantizeModel(invocation.context, model, choices, options, sink.get()));
-  PW_TRY(sink->Seal());
-  PW_TRY(sink->Commit());
+  std::unique_ptr<TensorSink> sink;
+  Result<Report> written = [&]() -> Result<Report> {
+    PW_ASSIGN(sink, MakeSink(settings, model, mix, run.journal()));
+    PW_TRY(sink->Begin(outputs));
+    PW_ASSIGN(Report report,
+              QuantizeModel(invocation.context, model, choices, options, sink.get()));
+    PW_TRY(sink->Seal());
+    PW_TRY(sink->Commit());
+    return report;
+  }();
+  if (!written.ok()) return run.Stop(std::move(written).TakeError(), sink.get());
+  run.Finish();
+  Report report = std::move(written).value();
 
   report.totals.bytes_out = sink->TotalBytes();
   report.totals.seconds =

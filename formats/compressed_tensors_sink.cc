@@ -118,6 +118,9 @@ class CompressedTensorsSink : public TensorSink {
   }
 
   Status Commit() override { return folder_->Commit(); }
+  void Keep() override {
+    if (folder_ != nullptr) folder_->Keep();
+  }
 
   // A client finds the weight under the module's name with other endings; this is the first part.
   std::string OutputName(size_t index) const override {

@@ -16,7 +16,7 @@
 #include "formats/shard_writer.h"
 #include "formats/sinks.h"
 #include "lib/file.h"
-#include "lib/written_ranges.h"
+#include "lib/output_file.h"
 
 namespace pennyweight {
 namespace {
@@ -49,10 +49,11 @@ class GgufSink : public TensorSink {
     PW_TRY(AddMetadata());
     PW_TRY(PlaceTensors());
     PW_TRY(header_.Finish());
-    PW_ASSIGN(file_, AtomicFile::Create(options_.path, header_.file_bytes(), options_.force));
+    PW_ASSIGN(file_, OutputFile::Create(options_.path, header_.file_bytes(), options_.force,
+                                        options_.journal));
     if (rope_freqs_.empty()) return OkStatus();
-    return WriteBytes(header_.tensors().front().offset, rope_freqs_.data(),
-                      rope_freqs_.size() * sizeof(float));
+    return file_->Write(header_.tensors().front().offset, rope_freqs_.data(),
+                        rope_freqs_.size() * sizeof(float));
   }
 
   Status Write(size_t index, int64_t row, const EncodedTensor& tile) override {
@@ -64,7 +65,7 @@ class GgufSink : public TensorSink {
     if (slot.place == Placement::kDropped) return OkStatus();
     const uint64_t base = header_.tensors()[slot.place].offset;
     const auto write = [&](uint64_t offset, const void* from, uint64_t bytes) {
-      return WriteBytes(base + offset, from, bytes);
+      return file_->Write(base + offset, from, bytes);
     };
     Status status = slot.order.Write(write, slot.row_bytes, row, tile.rows, tile.data.data());
     if (!status.ok()) return std::move(status).TakeError().InTensor(tensors_[index].name);
@@ -73,15 +74,13 @@ class GgufSink : public TensorSink {
 
   Status Seal() override {
     for (const GgufTensor& tensor : header_.tensors()) {
-      Status covered = written_.Covered(tensor.offset, tensor.offset + tensor.bytes);
+      Status covered = file_->Covered(tensor.offset, tensor.offset + tensor.bytes);
       if (!covered.ok()) {
         return std::move(covered).TakeError().InFile(options_.path).InTensor(tensor.name);
       }
     }
-    PW_TRY(WriteBytes(0, header_.bytes().data(), header_.bytes().size()));
-    PW_TRY(file_->Seal());
-    PW_ASSIGN(const ReadFile file, ReadFile::Open(file_->temp_path()));
-    Status same = written_.VerifyFile(file);
+    PW_TRY(file_->Write(0, header_.bytes().data(), header_.bytes().size()));
+    Status same = file_->Seal();
     if (!same.ok()) return WithTensor(std::move(same).TakeError());
     PW_TRY(CheckList());
     sealed_ = true;
@@ -91,6 +90,10 @@ class GgufSink : public TensorSink {
   Status Commit() override {
     if (!sealed_) return Error(ErrorCode::kVerifyFailed, "the output was not checked");
     return file_->Commit();
+  }
+
+  void Keep() override {
+    if (file_ != nullptr) file_->Keep();
   }
 
   std::string OutputName(size_t index) const override {
@@ -104,12 +107,6 @@ class GgufSink : public TensorSink {
   uint64_t TotalBytes() const override { return header_.file_bytes(); }
 
  private:
-  Status WriteBytes(uint64_t offset, const void* from, uint64_t bytes) {
-    PW_TRY(file_->WriteAt(offset, from, bytes));
-    written_.Record(offset, from, bytes);
-    return OkStatus();
-  }
-
   Status AddMetadata() {
     if (family_ != nullptr) {
       ModelConfig config = *options_.model->config;
@@ -256,8 +253,7 @@ class GgufSink : public TensorSink {
   GgufHeader header_;
   std::vector<Placement> slots_;
   std::vector<float> rope_freqs_;
-  std::unique_ptr<AtomicFile> file_;
-  WrittenRanges written_;
+  std::unique_ptr<OutputFile> file_;
   bool sealed_ = false;
 };
 

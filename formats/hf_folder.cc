@@ -14,11 +14,23 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
   std::unique_ptr<HfFolder> folder(new HfFolder());
   folder->model_ = options.model;
   folder->weights_only_ = options.weights_only;
-  PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
+  Journal* const journal = options.journal;
+  if (journal == nullptr) {
+    PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
+  } else {
+    PW_ASSIGN(folder->directory_,
+              AtomicDirectory::CreateAt(options.path, BesideOutput(options.path, "partial"),
+                                        options.force, journal->resumed()));
+  }
   PW_ASSIGN(folder->shards_,
             ShardWriter::InDirectory(folder->directory_->temp_path(), options.shard_bytes, parts,
-                                     options.provenance));
+                                     options.provenance, journal));
   return folder;
+}
+
+void HfFolder::Keep() {
+  shards_->Keep();
+  directory_->Keep();
 }
 
 Status HfFolder::AddFile(const std::string& name, const std::string& contents) {

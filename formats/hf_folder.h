@@ -28,6 +28,8 @@ class HfFolder {
   // Errors: those of ShardWriter::Seal and OutputConfig, kVerifyFailed.
   Status Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes);
   Status Commit() { return directory_->Commit(); }
+  // The temporary folder stays for a later run.
+  void Keep();
 
   // After Seal: of all files in the folder.
   uint64_t TotalBytes() const { return total_bytes_; }

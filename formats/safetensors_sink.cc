@@ -49,8 +49,8 @@ class SafetensorsSink : public TensorSink {
     }
     PW_TRY(CheckOutputPath(options_));
     if (NamesOneFile(options_.path)) {
-      PW_ASSIGN(file_,
-                ShardWriter::OneFile(options_.path, options_.force, parts, options_.provenance));
+      PW_ASSIGN(file_, ShardWriter::OneFile(options_.path, options_.force, parts,
+                                            options_.provenance, options_.journal));
       shards_ = file_.get();
     } else {
       PW_ASSIGN(folder_, HfFolder::Create(options_, parts));
@@ -80,6 +80,11 @@ class SafetensorsSink : public TensorSink {
   }
 
   Status Commit() override { return folder_ != nullptr ? folder_->Commit() : file_->Commit(); }
+
+  void Keep() override {
+    if (folder_ != nullptr) folder_->Keep();
+    if (file_ != nullptr) file_->Keep();
+  }
 
   std::string OutputName(size_t index) const override { return tensors_[index].name; }
   uint64_t OutputBytes(size_t index) const override { return shards_->PartBytes(index); }

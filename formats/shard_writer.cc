@@ -63,7 +63,7 @@ Status CheckShardCount(size_t count) {
 
 Status ShardWriter::AddFile(const std::string& path, const std::string& name, bool force,
                             const std::vector<size_t>& members,
-                            const std::map<std::string, std::string>& metadata) {
+                            const std::map<std::string, std::string>& metadata, Journal* journal) {
   // Wide elements first, as other writers do: with no holes allowed, that keeps every tensor
   // aligned to its own elements. Otherwise the order is the declared one.
   std::vector<size_t> order = members;
@@ -75,32 +75,29 @@ Status ShardWriter::AddFile(const std::string& path, const std::string& name, bo
     places_[part] = Place{files_.size(), stored.size()};
     stored.push_back(parts_[part].stored);
   }
-  auto file = std::make_unique<File>();
-  file->name = name;
-  PW_ASSIGN(file->layout, LayOutSafetensors(stored, metadata));
-  PW_ASSIGN(file->file, AtomicFile::Create(path, file->layout.file_bytes, force));
-  const std::string& head = file->layout.head;
-  PW_TRY(file->file->WriteAt(0, head.data(), head.size()));
-  file->written.Record(0, head.data(), head.size());
+  File file;
+  file.name = name;
+  PW_ASSIGN(file.layout, LayOutSafetensors(stored, metadata));
+  PW_ASSIGN(file.file, OutputFile::Create(path, file.layout.file_bytes, force, journal));
   files_.push_back(std::move(file));
   return OkStatus();
 }
 
 Result<std::unique_ptr<ShardWriter>> ShardWriter::OneFile(
     const std::string& path, bool force, const std::vector<TensorPart>& parts,
-    const std::map<std::string, std::string>& metadata) {
+    const std::map<std::string, std::string>& metadata, Journal* journal) {
   std::unique_ptr<ShardWriter> writer(new ShardWriter());
   writer->parts_ = parts;
   writer->places_.resize(parts.size());
   std::vector<size_t> all(parts.size());
   for (size_t i = 0; i < all.size(); ++i) all[i] = i;
-  PW_TRY(writer->AddFile(path, BaseName(path), force, all, metadata));
+  PW_TRY(writer->AddFile(path, BaseName(path), force, all, metadata, journal));
   return writer;
 }
 
 Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
     const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
-    const std::map<std::string, std::string>& metadata) {
+    const std::map<std::string, std::string>& metadata, Journal* journal) {
   std::unique_ptr<ShardWriter> writer(new ShardWriter());
   writer->parts_ = parts;
   writer->places_.resize(parts.size());
@@ -108,68 +105,64 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
   PW_TRY(CheckShardCount(shards.size()));
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = ShardName(i, shards.size());
-    PW_TRY(writer->AddFile(JoinPath(directory, name), name, false, shards[i], metadata));
+    // A run that was killed between here and the folder's renaming has left it under its name.
+    const bool force = journal != nullptr && journal->resumed();
+    PW_TRY(writer->AddFile(JoinPath(directory, name), name, force, shards[i], metadata, journal));
   }
   return writer;
 }
 
 Status ShardWriter::Write(size_t part, uint64_t offset, const void* from, uint64_t bytes) {
   const Place place = places_[part];
-  File& file = *files_[place.file];
+  const File& file = files_[place.file];
   const auto end = CheckedAdd(offset, bytes);
   if (!end || *end > file.layout.bytes[place.index]) {
     return Error(ErrorCode::kInvalidOffset, "a write beyond the end of the tensor")
         .InTensor(parts_[part].stored.name);
   }
-  if (bytes == 0) return OkStatus();
-  const uint64_t at = file.layout.offsets[place.index] + offset;
-  PW_TRY(file.file->WriteAt(at, from, bytes));
-  file.written.Record(at, from, bytes);
-  return OkStatus();
-}
-
-Status ShardWriter::SealFile(File* file) {
-  PW_TRY(file->file->Seal());
-  PW_ASSIGN(const ReadFile reopened, ReadFile::Open(file->file->temp_path()));
-  if (reopened.size() != file->layout.file_bytes) {
-    return Error(ErrorCode::kVerifyFailed, "the file on the disk has another size")
-        .InFile(reopened.path());
-  }
-  return file->written.VerifyFile(reopened);
+  return file.file->Write(file.layout.offsets[place.index] + offset, from, bytes);
 }
 
 Status ShardWriter::Seal() {
   for (size_t part = 0; part < parts_.size(); ++part) {
     const Place place = places_[part];
-    const File& file = *files_[place.file];
+    const File& file = files_[place.file];
     const uint64_t begin = file.layout.offsets[place.index];
-    Status status = file.written.Covered(begin, begin + file.layout.bytes[place.index]);
+    Status status = file.file->Covered(begin, begin + file.layout.bytes[place.index]);
     if (!status.ok()) {
       return std::move(status).TakeError().InFile(file.name).InTensor(parts_[part].stored.name);
     }
   }
-  for (const auto& file : files_) PW_TRY(SealFile(file.get()));
+  for (const File& file : files_) {
+    // Last, so that a file that is cut off is no safetensors file.
+    PW_TRY(file.file->Write(0, file.layout.head.data(), file.layout.head.size()));
+    PW_TRY(file.file->Seal());
+  }
   return OkStatus();
 }
 
 Status ShardWriter::Commit() {
-  for (const auto& file : files_) PW_TRY(file->file->Commit());
+  for (const File& file : files_) PW_TRY(file.file->Commit());
   return OkStatus();
+}
+
+void ShardWriter::Keep() {
+  for (const File& file : files_) file.file->Keep();
 }
 
 uint64_t ShardWriter::PartBytes(size_t part) const {
   const Place place = places_[part];
-  return files_[place.file]->layout.bytes[place.index];
+  return files_[place.file].layout.bytes[place.index];
 }
 
 uint64_t ShardWriter::TotalBytes() const {
   uint64_t total = 0;
-  for (const auto& file : files_) total += file->layout.file_bytes;
+  for (const File& file : files_) total += file.layout.file_bytes;
   return total;
 }
 
 std::string ShardWriter::TempPath() const {
-  return files_.size() == 1 ? files_[0]->file->temp_path() : std::string();
+  return files_.size() == 1 ? files_[0].file->temp_path() : std::string();
 }
 
 std::string ShardWriter::Index() const {
@@ -179,7 +172,7 @@ std::string ShardWriter::Index() const {
   for (size_t part = 0; part < parts_.size(); ++part) {
     total += PartBytes(part);
     map += (part == 0 ? "\n    " : ",\n    ") + Json::String(parts_[part].stored.name).Dump() +
-           ": " + Json::String(files_[places_[part].file]->name).Dump();
+           ": " + Json::String(files_[places_[part].file].name).Dump();
   }
   return "{\n  \"metadata\": {\n    \"total_size\": " + std::to_string(total) +
          "\n  },\n  \"weight_map\": {" + map + "\n  }\n}\n";

@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "formats/safetensors_writer.h"
-#include "lib/file.h"
+#include "lib/output_file.h"
 #include "lib/result.h"
 #include "lib/tensor_sink.h"
-#include "lib/written_ranges.h"
 
 namespace pennyweight {
 
@@ -25,28 +24,31 @@ struct TensorPart {
 
 class ShardWriter {
  public:
-  // One file at `path` that replaces an existing one only with `force`.
-  // Errors: those of LayOutSafetensors and AtomicFile::Create.
+  // One file at `path` that replaces an existing one only with `force`. `journal` may be null.
+  // Errors: those of LayOutSafetensors and OutputFile::Create.
   static Result<std::unique_ptr<ShardWriter>> OneFile(
       const std::string& path, bool force, const std::vector<TensorPart>& parts,
-      const std::map<std::string, std::string>& metadata);
+      const std::map<std::string, std::string>& metadata, Journal* journal);
 
   // Files inside `directory`: model.safetensors, or model-00001-of-0000N.safetensors. A shard is
   // closed before it passes `shard_bytes` of tensors; a tensor larger than that has one of its own.
   // Errors also: kLimit when more files would have to be open at once than the system lets.
   static Result<std::unique_ptr<ShardWriter>> InDirectory(
       const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
-      const std::map<std::string, std::string>& metadata);
+      const std::map<std::string, std::string>& metadata, Journal* journal);
 
   // Bytes [offset, offset + bytes) of part `part`. Thread-safe.
   Status Write(size_t part, uint64_t offset, const void* from, uint64_t bytes);
 
-  // Syncs, checks that every byte of every part was written once, re-opens and compares hashes.
+  // Checks that every byte of every part was written once, adds the headers, syncs, re-opens and
+  // compares hashes.
   // Errors: kVerifyFailed with file and tensor, kIo.
   Status Seal();
 
   // Renames the files to their names. Only after a successful Seal.
   Status Commit();
+  // The temporary files stay for a later run.
+  void Keep();
 
   uint64_t PartBytes(size_t part) const;
   // Of all files.
@@ -59,9 +61,8 @@ class ShardWriter {
  private:
   struct File {
     std::string name;
-    std::unique_ptr<AtomicFile> file;
+    std::unique_ptr<OutputFile> file;
     SafetensorsLayout layout;
-    WrittenRanges written;
   };
   struct Place {
     size_t file;
@@ -72,12 +73,11 @@ class ShardWriter {
   // Creates the file `name` at `path`; `members` are the numbers of its parts.
   Status AddFile(const std::string& path, const std::string& name, bool force,
                  const std::vector<size_t>& members,
-                 const std::map<std::string, std::string>& metadata);
-  Status SealFile(File* file);
+                 const std::map<std::string, std::string>& metadata, Journal* journal);
 
   std::vector<TensorPart> parts_;
   std::vector<Place> places_;  // by part
-  std::vector<std::unique_ptr<File>> files_;
+  std::vector<File> files_;
 };
 
 // Whether `tile` is what rows [row, row + tile.rows) of `tensor` must look like: encoding, columns,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "lib/journal.h"
 #include "lib/model.h"
 #include "lib/result.h"
 #include "lib/tensor_sink.h"
@@ -25,6 +26,8 @@ struct SinkOptions {
   uint64_t shard_bytes = 5'000'000'000;
   // A folder of an input that has no configuration is written without config.json, not refused.
   bool weights_only = false;
+  // Of this output; null: the run cannot be resumed.
+  Journal* journal = nullptr;
 };
 
 // One GGUF v3 file that llama.cpp runs: names and row order of the family's GGUF dialect, metadata,

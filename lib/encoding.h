@@ -13,9 +13,33 @@ namespace pennyweight {
 
 // Block types of GGUF. Values lie along a row; `elements` of them share one block of `bytes`.
 enum class BlockType : uint8_t {
-  kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ8_1, kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K, kQ8_K,
-  kIQ2_XXS, kIQ2_XS, kIQ3_XXS, kIQ1_S, kIQ4_NL, kIQ3_S, kIQ2_S, kIQ4_XS, kIQ1_M,
-  kTQ1_0, kTQ2_0, kMXFP4, kNVFP4, kQ1_0, kQ2_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ8_1,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kQ8_K,
+  kIQ2_XXS,
+  kIQ2_XS,
+  kIQ3_XXS,
+  kIQ1_S,
+  kIQ4_NL,
+  kIQ3_S,
+  kIQ2_S,
+  kIQ4_XS,
+  kIQ1_M,
+  kTQ1_0,
+  kTQ2_0,
+  kMXFP4,
+  kNVFP4,
+  kQ1_0,
+  kQ2_0,
 };
 
 struct BlockTraits {
@@ -46,9 +70,9 @@ struct IntegerSpec {
 struct Encoding {
   enum class Kind : uint8_t { kPlain, kBlock, kInteger };
   Kind kind = Kind::kPlain;
-  DType dtype = DType::kF32;             // kPlain
-  BlockType block = BlockType::kQ4_0;    // kBlock
-  IntegerSpec integer;                   // kInteger
+  DType dtype = DType::kF32;           // kPlain
+  BlockType block = BlockType::kQ4_0;  // kBlock
+  IntegerSpec integer;                 // kInteger
 
   static Encoding Plain(DType dtype);
   static Encoding Block(BlockType type);

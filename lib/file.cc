@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "lib/checked.h"
+#include "lib/file_windows.h"
 
 namespace pennyweight {
 namespace {
@@ -195,9 +196,12 @@ Status MakeTemporary(const std::string& path, const Make& make, std::string* tem
 Status Reserve(int fd, uint64_t size, const std::string& path) {
   if (size == 0) return OkStatus();
   struct statvfs disk {};
-  if (fstatvfs(fd, &disk) == 0) {
+  struct stat file {};
+  if (fstatvfs(fd, &disk) == 0 && fstat(fd, &file) == 0) {
     const auto available = CheckedMul(disk.f_bavail, disk.f_frsize);
-    if (available && *available < size) {
+    // A file that is gone on with has its room already.
+    const uint64_t has = static_cast<uint64_t>(file.st_blocks) * 512;
+    if (available && has < size && *available < size - has) {
       return Error(ErrorCode::kNoSpace,
                    fmt::format("needs {} bytes, but only {} are available", size, *available))
           .Hint("free some space, or write to another disk with -o")
@@ -271,13 +275,15 @@ Result<ReadFile> ReadFile::Open(const std::string& path) {
         .InFile(path);
   }
   file.size_ = static_cast<uint64_t>(found.st_size);
+  if (FileWindows::Wanted(file.size_)) file.windows_ = std::make_unique<FileWindows>(file.size_);
   return file;
 }
 
 ReadFile::ReadFile(ReadFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      windows_(std::move(other.windows_)) {}
 
 ReadFile& ReadFile::operator=(ReadFile&& other) noexcept {
   if (this != &other) {
@@ -285,6 +291,7 @@ ReadFile& ReadFile::operator=(ReadFile&& other) noexcept {
     path_ = std::move(other.path_);
     fd_ = std::exchange(other.fd_, -1);
     size_ = std::exchange(other.size_, 0);
+    windows_ = std::move(other.windows_);
   }
   return *this;
 }
@@ -304,7 +311,13 @@ Status ReadFile::ReadAt(uint64_t offset, void* to, uint64_t bytes) const {
   if (bytes > kAdviseBytes) {
     posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
   }
-  return ReadAll(fd_, path_, offset, to, bytes);
+  PW_TRY(ReadAll(fd_, path_, offset, to, bytes));
+  if (windows_ != nullptr) {
+    windows_->Add(offset, bytes, [&](uint64_t begin, uint64_t size) {
+      posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(size), POSIX_FADV_DONTNEED);
+    });
+  }
+  return OkStatus();
 }
 
 Result<std::string> ReadWholeFile(const std::string& path, uint64_t max_bytes) {
@@ -335,6 +348,8 @@ bool SameFile(const std::string& a, const std::string& b) {
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 &&
          first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
+
+void RemoveFile(const std::string& path) { unlink(path.c_str()); }
 
 std::string BaseName(const std::string& path) {
   const std::string trimmed = WithoutTrailingSlashes(path);
@@ -367,20 +382,23 @@ Result<std::vector<std::string>> ListDirectory(const std::string& dir) {
   return names;
 }
 
-Result<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, uint64_t size,
-                                                       bool force) {
+Status AtomicFile::CheckName(const std::string& path, bool force) {
   PW_TRY(CheckOutputName(path));
   struct stat found {};
-  if (NameIsTaken(path, &found)) {
-    if (!force) return OutputExists(path);
-    // --force replaces a file (or a link), never a folder or a device.
-    if (!S_ISREG(found.st_mode) && !S_ISLNK(found.st_mode)) {
-      return Error(ErrorCode::kNotRegularFile,
-                   "something that is not a file stands under this name")
-          .Hint("give another name with -o")
-          .InFile(path);
-    }
+  if (!NameIsTaken(path, &found)) return OkStatus();
+  if (!force) return OutputExists(path);
+  // --force replaces a file (or a link), never a folder or a device.
+  if (!S_ISREG(found.st_mode) && !S_ISLNK(found.st_mode)) {
+    return Error(ErrorCode::kNotRegularFile, "something that is not a file stands under this name")
+        .Hint("give another name with -o")
+        .InFile(path);
   }
+  return OkStatus();
+}
+
+Result<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, uint64_t size,
+                                                       bool force) {
+  PW_TRY(CheckName(path, force));
   std::unique_ptr<AtomicFile> file(new AtomicFile());
   file->path_ = path;
   file->force_ = force;
@@ -394,13 +412,47 @@ Result<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path, 
   return file;
 }
 
+Result<std::unique_ptr<AtomicFile>> AtomicFile::CreateAt(const std::string& path,
+                                                         const std::string& temp_path,
+                                                         uint64_t size, bool force, bool reopen) {
+  PW_TRY(CheckName(path, force));
+  std::unique_ptr<AtomicFile> file(new AtomicFile());
+  file->path_ = path;
+  file->force_ = force;
+  if (!reopen) unlink(temp_path.c_str());
+  const int exclusive = reopen ? 0 : O_EXCL;
+  file->fd_ = open(temp_path.c_str(), O_RDWR | O_CREAT | exclusive | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (file->fd_ < 0) return WriteError("create a file beside the output", errno, path);
+  file->temp_path_ = temp_path;
+  if (FileWindows::Wanted(size)) file->windows_ = std::make_unique<FileWindows>(size);
+  PW_TRY(Reserve(file->fd_, size, path));
+  return file;
+}
+
 AtomicFile::~AtomicFile() {
   if (fd_ >= 0) close(fd_);
-  if (!committed_ && !temp_path_.empty()) unlink(temp_path_.c_str());
+  if (!committed_ && !keep_ && !temp_path_.empty()) unlink(temp_path_.c_str());
 }
 
 Status AtomicFile::WriteAt(uint64_t offset, const void* from, uint64_t bytes) {
-  return WriteAll(fd_, path_, offset, from, bytes);
+  PW_TRY(WriteAll(fd_, path_, offset, from, bytes));
+  if (windows_ != nullptr) {
+    // Written now rather than at the end; dropped at Seal, or by the system when it needs room.
+    windows_->Add(offset, bytes, [&](uint64_t begin, uint64_t size) {
+      sync_file_range(fd_, static_cast<off_t>(begin), static_cast<off_t>(size),
+                      SYNC_FILE_RANGE_WRITE);
+      if (begin < FileWindows::kBytes * 4) return;
+      // What was begun some windows ago is on the disk by now, or is waited for: that bounds what
+      // is dirty.
+      const auto before = static_cast<off_t>(begin - FileWindows::kBytes * 4);
+      const auto window = static_cast<off_t>(FileWindows::kBytes);
+      sync_file_range(
+          fd_, before, window,
+          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+      posix_fadvise(fd_, before, window, POSIX_FADV_DONTNEED);
+    });
+  }
+  return OkStatus();
 }
 
 Status AtomicFile::ReadAt(uint64_t offset, void* to, uint64_t bytes) const {
@@ -424,22 +476,26 @@ Status AtomicFile::Commit() {
   return SyncDirectory(ParentOf(path_));
 }
 
+Status AtomicDirectory::CheckName(const std::string& path, bool force) {
+  PW_TRY(CheckOutputName(path));
+  struct stat found {};
+  if (!NameIsTaken(WithoutTrailingSlashes(path), &found)) return OkStatus();
+  if (!force) return OutputExists(path);
+  if (!S_ISDIR(found.st_mode) && !S_ISLNK(found.st_mode)) {
+    return Error(ErrorCode::kOutputExists,
+                 "the output is a folder, but a file stands under this name")
+        .Hint("give another name with -o")
+        .InFile(path);
+  }
+  return OkStatus();
+}
+
 Result<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Create(const std::string& path,
                                                                  bool force) {
-  PW_TRY(CheckOutputName(path));
+  PW_TRY(CheckName(path, force));
   std::unique_ptr<AtomicDirectory> directory(new AtomicDirectory());
   directory->path_ = WithoutTrailingSlashes(path);
   directory->force_ = force;
-  struct stat found {};
-  if (NameIsTaken(directory->path_, &found)) {
-    if (!force) return OutputExists(path);
-    if (!S_ISDIR(found.st_mode) && !S_ISLNK(found.st_mode)) {
-      return Error(ErrorCode::kOutputExists,
-                   "the output is a folder, but a file stands under this name")
-          .Hint("give another name with -o")
-          .InFile(path);
-    }
-  }
   const auto create = [](const std::string& candidate) {
     return mkdir(candidate.c_str(), 0777) == 0 ? 0 : errno;
   };
@@ -447,8 +503,25 @@ Result<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Create(const std::stri
   return directory;
 }
 
+Result<std::unique_ptr<AtomicDirectory>> AtomicDirectory::CreateAt(const std::string& path,
+                                                                   const std::string& temp_path,
+                                                                   bool force, bool reopen) {
+  PW_TRY(CheckName(path, force));
+  std::unique_ptr<AtomicDirectory> directory(new AtomicDirectory());
+  directory->path_ = WithoutTrailingSlashes(path);
+  directory->force_ = force;
+  if (!reopen) PW_TRY(RemoveTree(temp_path));
+  struct stat found {};
+  const bool there = reopen && NameIsTaken(temp_path, &found) && S_ISDIR(found.st_mode);
+  if (!there && mkdir(temp_path.c_str(), 0777) != 0) {
+    return WriteError("create a folder beside the output", errno, path);
+  }
+  directory->temp_path_ = temp_path;
+  return directory;
+}
+
 AtomicDirectory::~AtomicDirectory() {
-  if (committed_ || temp_path_.empty()) return;
+  if (committed_ || keep_ || temp_path_.empty()) return;
   std::error_code ignored;
   std::filesystem::remove_all(temp_path_, ignored);
 }

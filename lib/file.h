@@ -10,6 +10,8 @@
 
 namespace pennyweight {
 
+class FileWindows;
+
 // A regular file opened for reading with pread; never mapped. Movable; thread-safe once open.
 class ReadFile {
  public:
@@ -29,6 +31,7 @@ class ReadFile {
   std::string path_;
   int fd_ = -1;
   uint64_t size_ = 0;
+  std::unique_ptr<FileWindows> windows_;  // of files too large to stay in the page cache
 };
 
 // The whole of a file of at most `max_bytes`. Errors: as Open, kLimit.
@@ -38,6 +41,8 @@ bool PathExists(const std::string& path);
 bool IsDirectory(const std::string& path);
 // Same device and inode, following links; false when either is missing.
 bool SameFile(const std::string& a, const std::string& b);
+// Removes a file if it is there.
+void RemoveFile(const std::string& path);
 // Last component; "x" of "/a/x" and "/a/x/".
 std::string BaseName(const std::string& path);
 // `dir` + "/" + `name`.
@@ -53,6 +58,11 @@ class AtomicFile {
   // Reserves `size` bytes. Errors: kOutputExists (unless force), kNoSpace, kIo.
   static Result<std::unique_ptr<AtomicFile>> Create(const std::string& path, uint64_t size,
                                                     bool force);
+  // The same under a temporary name that a later run finds again (lib/journal.h). What stands under
+  // it is gone on with when `reopen`, else replaced.
+  static Result<std::unique_ptr<AtomicFile>> CreateAt(const std::string& path,
+                                                      const std::string& temp_path, uint64_t size,
+                                                      bool force, bool reopen);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -62,14 +72,20 @@ class AtomicFile {
   Status ReadAt(uint64_t offset, void* to, uint64_t bytes) const;
   Status Seal();
   Status Commit();
+  // The temporary file stays when this object goes without Commit.
+  void Keep() { keep_ = true; }
 
  private:
   AtomicFile() = default;
+  // Errors when the name cannot be, or is taken.
+  static Status CheckName(const std::string& path, bool force);
   std::string path_;
   std::string temp_path_;
   int fd_ = -1;
   bool force_ = false;
+  bool keep_ = false;
   bool committed_ = false;
+  std::unique_ptr<FileWindows> windows_;
 };
 
 // A folder built as a sibling and renamed whole.
@@ -77,6 +93,10 @@ class AtomicDirectory {
  public:
   // Errors: kOutputExists (unless force), kIo.
   static Result<std::unique_ptr<AtomicDirectory>> Create(const std::string& path, bool force);
+  // As AtomicFile::CreateAt.
+  static Result<std::unique_ptr<AtomicDirectory>> CreateAt(const std::string& path,
+                                                           const std::string& temp_path, bool force,
+                                                           bool reopen);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
@@ -86,12 +106,16 @@ class AtomicDirectory {
   Status WriteFile(const std::string& name, const std::string& contents);
   // With force an existing folder of that name is swapped out, then removed.
   Status Commit();
+  // The temporary folder stays when this object goes without Commit.
+  void Keep() { keep_ = true; }
 
  private:
   AtomicDirectory() = default;
+  static Status CheckName(const std::string& path, bool force);
   std::string path_;
   std::string temp_path_;
   bool force_ = false;
+  bool keep_ = false;
   bool committed_ = false;
 };
 

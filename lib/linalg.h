@@ -11,6 +11,9 @@
 
 namespace pennyweight {
 
+// The instruction set that these functions use here ("AVX3"): sums may differ between two of them.
+const char* ComputePath();
+
 // C[m, n] = A[m, k] * B[n, k]^T, or += when accumulate. B is F32, F16 or BF16 and is converted
 // while it is packed. This is y = x W^T of a linear with W [out, in].
 struct GemmArgs {

@@ -421,7 +421,8 @@ void Solve(const SolveArgs& args) {
 }
 
 const Kernels* TargetKernels() {
-  static constexpr Kernels kKernels = {kMr, kNr, &PackA, &PackB, &MultiplyTile, &Dot, &Solve};
+  static const Kernels kKernels = {
+      hwy::TargetName(HWY_TARGET), kMr, kNr, &PackA, &PackB, &MultiplyTile, &Dot, &Solve};
   return &kKernels;
 }
 

@@ -11,6 +11,8 @@
 #include "lib/linalg_kernels-inl.h"
 
 #if HWY_ONCE
+#include "lib/linalg.h"
+
 namespace pennyweight::linalg {
 
 HWY_EXPORT(TargetKernels);
@@ -18,4 +20,10 @@ HWY_EXPORT(TargetKernels);
 const Kernels& GetKernels() { return *HWY_DYNAMIC_DISPATCH(TargetKernels)(); }
 
 }  // namespace pennyweight::linalg
+
+namespace pennyweight {
+
+const char* ComputePath() { return linalg::GetKernels().target; }
+
+}  // namespace pennyweight
 #endif  // HWY_ONCE

@@ -74,6 +74,7 @@ struct SolveArgs {
 };
 
 struct Kernels {
+  const char* target;  // of Highway: "AVX3"
   int64_t mr, nr;
   void (*pack_a)(const PackArgs&);
   void (*pack_b)(const PackArgs&);

@@ -22,10 +22,10 @@ struct TensorInfo {
   std::string name;         // Hugging Face's name where the family is known, else as stored
   std::string stored_name;  // in the file
   Encoding encoding;
-  Shape shape;              // of the values, in canonical (Hugging Face) order
-  uint64_t bytes = 0;       // all stored parts
-  std::string file;         // path of the file that holds it
-  uint64_t offset = 0;      // bytes from the start of that file (of the codes, if in parts)
+  Shape shape;          // of the values, in canonical (Hugging Face) order
+  uint64_t bytes = 0;   // all stored parts
+  std::string file;     // path of the file that holds it
+  uint64_t offset = 0;  // bytes from the start of that file (of the codes, if in parts)
 
   // A tensor is read as a matrix: the last dimension is a row, all others are rows.
   int64_t cols() const { return shape.empty() ? 1 : shape.back(); }

@@ -17,7 +17,7 @@ struct OutputTensor {
 };
 
 // The life of an output: Begin, any number of Writes, Seal, Commit. Nothing stands under the final
-// name before Commit; a sink destroyed before that leaves nothing behind.
+// name before Commit; a sink destroyed before that leaves nothing behind, unless Keep was called.
 class TensorSink {
  public:
   // Tiles begin at multiples of this many rows, and only the last one of a tensor may have another
@@ -39,6 +39,9 @@ class TensorSink {
 
   // Renames into place. Only after a successful Seal.
   virtual Status Commit() = 0;
+
+  // What was written stays under its temporary name, for a later run to go on with (lib/journal.h).
+  virtual void Keep() {}
 
   // After Begin: the name of tensor `index` in the output, and its bytes with all its parts.
   virtual std::string OutputName(size_t index) const = 0;

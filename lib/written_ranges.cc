@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
 
 namespace pennyweight {
 namespace {
@@ -11,21 +12,33 @@ constexpr uint64_t kWindowBytes = 1u << 20;
 
 }  // namespace
 
-void WrittenRanges::Record(uint64_t offset, const void* data, uint64_t bytes) {
-  if (bytes == 0) return;
-  const Range range{offset, bytes, HashBytes(data, bytes)};
+WrittenRange WrittenRanges::Record(uint64_t offset, const void* data, uint64_t bytes) {
+  const WrittenRange range{offset, bytes, HashBytes(data, bytes)};
+  if (bytes > 0) Add({range, /*restored=*/false});
+  return range;
+}
+
+void WrittenRanges::Restore(const WrittenRange& range) {
+  if (range.bytes > 0) Add({range, /*restored=*/true});
+}
+
+void WrittenRanges::Add(const Range& range) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (!ranges_.empty() && offset < ranges_.back().offset) sorted_ = false;
+  if (!ranges_.empty() && range.offset <= ranges_.back().offset) sorted_ = false;
   ranges_.push_back(range);
 }
 
 const std::vector<WrittenRanges::Range>& WrittenRanges::Sorted() const {
-  if (!sorted_) {
-    std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) {
-      return a.offset != b.offset ? a.offset < b.offset : a.bytes < b.bytes;
-    });
-    sorted_ = true;
-  }
+  if (sorted_) return ranges_;
+  // Of the same range, what this run wrote comes first.
+  const auto key = [](const Range& r) { return std::tuple(r.offset, r.bytes, r.restored); };
+  std::sort(ranges_.begin(), ranges_.end(),
+            [&](const Range& a, const Range& b) { return key(a) < key(b); });
+  const auto repeats = [](const Range& a, const Range& b) {
+    return b.restored && a.offset == b.offset && a.bytes == b.bytes;
+  };
+  ranges_.erase(std::unique(ranges_.begin(), ranges_.end(), repeats), ranges_.end());
+  sorted_ = true;
   return ranges_;
 }
 

@@ -14,6 +14,13 @@
 
 namespace pennyweight {
 
+// Bytes [offset, offset + bytes) of a file, and the hash of what was written there.
+struct WrittenRange {
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+  Hash128 hash{};
+};
+
 // Reads exactly `bytes` bytes at `offset` of the file that is checked.
 using RangeReader = std::function<Status(uint64_t offset, void* to, uint64_t bytes)>;
 
@@ -21,7 +28,9 @@ using RangeReader = std::function<Status(uint64_t offset, void* to, uint64_t byt
 class WrittenRanges {
  public:
   // Remembers one finished write, hashed outside the lock. Thread-safe.
-  void Record(uint64_t offset, const void* data, uint64_t bytes);
+  WrittenRange Record(uint64_t offset, const void* data, uint64_t bytes);
+  // Remembers a write of an earlier run. The same range recorded by this run takes its place.
+  void Restore(const WrittenRange& range);
 
   // Whether every byte of [begin, end) was written exactly once by writes that lie inside it.
   // Errors: kVerifyFailed with the first offset that is missing or written twice.
@@ -34,12 +43,12 @@ class WrittenRanges {
   Status VerifyFile(const ReadFile& file) const;
 
  private:
-  struct Range {
-    uint64_t offset;
-    uint64_t bytes;
-    Hash128 hash;
+  struct Range : WrittenRange {
+    bool restored = false;
   };
-  // Sorts what came since the last call. Precondition: mutex_ is held.
+  void Add(const Range& range);
+  // Sorts what came since the last call, and drops what was restored and then written again.
+  // Precondition: mutex_ is held.
   const std::vector<Range>& Sorted() const;
 
   mutable std::mutex mutex_;

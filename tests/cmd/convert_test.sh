@@ -161,20 +161,4 @@ nothing_left "$WORK/cut"
 expect 2 "hint: use --memory" -- convert "$MODEL" -o "$WORK/cut" --memory 1M
 nothing_left "$WORK/cut"
 
-# Stopped: 130, and nothing stands under the name or beside it.
-"$MAKE_LLAMA" "$WORK/large" "$MODEL" layers=10 || fail "make_llama"
-for output in stopped stopped.safetensors stopped.gguf; do
-  "$P" convert "$WORK/large" -o "$WORK/$output" --dtype f32 2>/dev/null >/dev/null &
-  job=$!
-  for _ in $(seq 200); do
-    ls -A "$WORK" | grep -q partial && break
-    sleep 0.01
-  done
-  kill -INT $job
-  wait $job
-  status=$?
-  [ $status = 130 ] || fail "stopped with exit $status"
-  nothing_left "$WORK/$output"
-done
-
 exit $failed

@@ -115,5 +115,25 @@ TEST_CASE("writes from many threads are all kept") {
   CHECK(ranges.Verify(ReaderOf(bytes)).ok());
 }
 
+TEST_CASE("a restored range counts once when it is written again, and with its new hash") {
+  const auto before = RandomBytes(100, 8);
+  auto after = RandomBytes(100, 9);
+  WrittenRanges old, ranges;
+  const WrittenRange first = old.Record(0, before.data(), 50);
+  const WrittenRange second = old.Record(50, before.data() + 50, 50);
+  ranges.Restore(first);
+  ranges.Restore(second);
+  CHECK(ranges.Covered(0, 100).ok());
+  CHECK(ranges.Verify(ReaderOf(before)).ok());
+  ranges.Record(0, after.data(), 50);
+  CHECK(ranges.Covered(0, 100).ok());
+  CHECK_FALSE(ranges.Verify(ReaderOf(before)).ok());
+  std::copy(before.begin() + 50, before.end(), after.begin() + 50);
+  CHECK(ranges.Verify(ReaderOf(after)).ok());
+  // Twice by this run is a mistake still.
+  ranges.Record(0, after.data(), 50);
+  CHECK_FALSE(ranges.Covered(0, 100).ok());
+}
+
 }  // namespace
 }  // namespace pennyweight

@@ -1,0 +1,43 @@
+// A command's run that makes an output, from its journal to the rename: what stays when it is
+// stopped, and how it goes on.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cmd/commands.h"
+#include "lib/journal.h"
+#include "lib/model.h"
+#include "lib/result.h"
+#include "lib/tensor_sink.h"
+
+namespace pennyweight {
+
+class OutputRun {
+ public:
+  // Opens the journal of `output`, by --resume and --force. The recipe is what the output's bytes
+  // depend on: this version, the flags (but not how many threads, how much memory, what is
+  // printed), the input's files by size and time, `tensors`, and `more`.
+  // Errors: those of Journal::Open.
+  static Result<OutputRun> Begin(const Invocation& invocation, const std::string& command,
+                                 const std::string& output, const Model& model,
+                                 const std::vector<OutputTensor>& tensors,
+                                 const std::map<std::string, std::string>& more);
+
+  Journal* journal() const { return journal_.get(); }
+
+  // The output is complete: nothing else is left beside it.
+  void Finish() const { journal_->Remove(); }
+  // The work ended with `error`. What was written stays when the reason may pass and there is
+  // something to go on from, and the hint is then the command that does; else it is removed.
+  Error Stop(Error error, TensorSink* sink) const;
+
+ private:
+  OutputRun() = default;
+  std::unique_ptr<Journal> journal_;
+  std::string resume_;  // the command to type
+};
+
+}  // namespace pennyweight
