@@ -43,7 +43,9 @@ TEST_CASE("rows of a report come back from the journal, and a torn one changes n
   result.tensors = {1, 3};
   result.sums.output_error = 5;
   result.sums.weight.sum_sq = 6;
-  result.layer = LayerReport{.layer = 2, .hidden_rel_error = 0.5, .worst_tensor = {}};
+  result.layer.emplace();
+  result.layer->layer = 2;
+  result.layer->hidden_rel_error = 0.5;
   const std::string bytes = PackTensors(result, reports);
 
   std::vector<TensorReport> restored(4);
