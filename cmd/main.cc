@@ -23,6 +23,8 @@ constexpr Command kCommands[] = {
     {&kQuantizeSpec, RunQuantize},
     {&kEvalSpec, RunEval},
     {&kCompareSpec, RunCompare},
+    {&kSplitSpec, RunSplit},
+    {&kJoinSpec, RunJoin},
 };
 
 std::atomic<bool> g_cancel{false};

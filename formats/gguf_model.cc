@@ -177,4 +177,13 @@ Result<Model> OpenGguf(const std::string& path) {
   return model;
 }
 
+Result<Model> OpenStoredGguf(const std::string& path) {
+  PW_ASSIGN(std::vector<GgufFile> files, OpenGgufFiles(path));
+  Model model;
+  model.path = path;
+  Listing listing = ListAsStored(files);
+  model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
+  return model;
+}
+
 }  // namespace pennyweight

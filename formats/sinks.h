@@ -25,6 +25,9 @@ struct SinkOptions {
   uint64_t shard_bytes = 5'000'000'000;
   // A folder of an input that has no configuration is written without config.json, not refused.
   bool weights_only = false;
+  // The model is of OpenStored: config.json is copied byte by byte, and the finished output is
+  // opened again in the same way.
+  bool as_stored = false;
 };
 
 // One GGUF v3 file that llama.cpp runs: names and row order of the family's GGUF dialect, metadata,
