@@ -66,7 +66,10 @@ Result<int> RunJoin(const Invocation& invocation) {
   } else {
     PW_TRY(JoinSafetensors(invocation.context, options, &invocation.console));
   }
-  PW_ASSIGN(const Model output, OpenStored(options.path));
+  // A name that looks like a shard's must not send the reader after the others.
+  const bool one_file = EndsWith(options.path, ".safetensors");
+  PW_ASSIGN(const Model output,
+            one_file ? OpenSafetensors(options.path) : OpenStored(options.path));
   PW_TRY(PrintFiles(output, &invocation.console));
   return kExitDone;
 }
