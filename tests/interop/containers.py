@@ -85,6 +85,14 @@ def check_copies(path, temp):
     check(together == want, f"{path.name}: and in {len(shards)} shards")
     pennyweight("convert", folder, "-o", temp / f"{path.stem}_joined.safetensors")
     check(raw_tensors(temp / f"{path.stem}_joined.safetensors") == want, f"{path.name}: and back")
+    pennyweight("split", path, "-o", temp / f"{path.stem}_split", "--shard-size", 1000)
+    shards, together = sorted((temp / f"{path.stem}_split").glob("*.safetensors")), {}
+    for shard in shards:
+        together.update(raw_tensors(shard))
+    check(together == want, f"{path.name}: split into {len(shards)} the same tensors")
+    pennyweight("join", shards[0], "-o", temp / f"{path.stem}_whole.safetensors")
+    check((temp / f"{path.stem}_whole.safetensors").read_bytes() == copy.read_bytes(),
+          f"{path.name}: joined it is what convert writes")
     return copy
 
 
@@ -315,9 +323,11 @@ def check_family(temp):
               f"{name} in a llama: rows as transformers has them")
 
 
-def small_model(path, **options):
+def small_model(path, alignment=None, **options):
     """A few random tensors; the values by name."""
     writer = gguf.GGUFWriter(path, "unheard-of", **options)
+    if alignment:
+        writer.add_custom_alignment(alignment)
     writer.add_string("test.note", "kept")
     tensors = {f"t{i}": RNG.standard_normal((4, 40 + i), np.float32) for i in range(7)}
     for name, values in tensors.items():
@@ -340,10 +350,33 @@ def check_split_and_endian(temp):
     check(whole.keys() == tensors.keys() and all(
         whole[n].numpy().tobytes() == v.tobytes() for n, v in tensors.items()),
         "and its values")
+    pennyweight("join", parts[2], "-o", temp / "joined.gguf")
+    joined = gguf.GGUFReader(temp / "joined.gguf")
+    check({n: b for n, (_, _, b) in tensors_of(joined).items()}
+          == {n: v.tobytes() for n, v in tensors.items()}, "join: equal tensors by gguf-py")
+    check(set(joined.fields) == {"GGUF.version", "GGUF.tensor_count", "GGUF.kv_count",
+                                 "general.architecture", "test.note"}, "and no key of the parts")
     parts[1].rename(temp / "elsewhere.gguf")
     error = fails("inspect", parts[0])
     check(error["code"] == "shard_missing" and error["file"] == str(parts[1]),
           "a missing part is named")
+
+    small_model(temp / "odd.gguf", alignment=128)
+    before = gguf.GGUFReader(temp / "odd.gguf")
+    files = pennyweight("split", temp / "odd.gguf", "-o", temp / "p", "--shard-size", 1500)["files"]
+    together = {}
+    for number, row in enumerate(files):
+        part = gguf.GGUFReader(row["file"])
+        check([part.fields[f"split.{k}"].contents() for k in ("no", "count", "tensors.count")]
+              == [number, len(files), 7], f"gguf-py reads part {number + 1} of {len(files)}")
+        together.update(tensors_of(part))
+        if number == 0:
+            kept = {k: v for k, v in fields_of(part).items() if not k.startswith("split.")}
+            check(kept == fields_of(before), "the first one has the metadata, alignment too")
+    check(len(files) > 2 and together == tensors_of(before), "and finds every tensor in them")
+    pennyweight("join", files[1]["file"], "-o", temp / "again.gguf")
+    check((temp / "again.gguf").read_bytes() == (temp / "odd.gguf").read_bytes(),
+          "joined, it is the file that gguf-py wrote")
 
     small_model(temp / "big.gguf", endianess=gguf.GGUFEndian.BIG)
     for command in (["inspect"], ["convert", "-o", temp / "no.safetensors"]):
