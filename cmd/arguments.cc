@@ -129,7 +129,9 @@ Result<std::optional<uint64_t>> Arguments::Size(std::string_view flag) const {
   static const std::map<std::string, double> kUnits = {
       {"", 1},     {"K", 1e3},     {"M", 1e6},        {"G", 1e9},
       {"T", 1e12}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
-  const auto unit = kUnits.find(std::string(rest, end));
+  std::string name(rest, end);
+  if (name.ends_with('B')) name.pop_back();  // 5GB is 5G
+  const auto unit = kUnits.find(name);
   if (unit == kUnits.end() || value * unit->second > 1e18) return Error(bad);
   return std::optional<uint64_t>(static_cast<uint64_t>(std::llround(value * unit->second)));
 }

@@ -49,7 +49,7 @@ class Arguments {
   std::vector<std::string> All(std::string_view flag) const;
   // A whole number in [least, most]. Errors: kUsage.
   Result<std::optional<int64_t>> Integer(std::string_view flag, int64_t least, int64_t most) const;
-  // Bytes: 12G, 300M, 4Ki, 123. K M G are powers of 1000, Ki Mi Gi of 1024. Errors: kUsage.
+  // Bytes: 12G, 300MB, 4Ki, 123. K M G are powers of 1000, Ki Mi Gi of 1024. Errors: kUsage.
   Result<std::optional<uint64_t>> Size(std::string_view flag) const;
   // One of `allowed`. Errors: kUsage with the nearest as a hint.
   Result<std::optional<std::string>> OneOf(std::string_view flag,

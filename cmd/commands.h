@@ -30,10 +30,13 @@ struct Command {
 std::span<const Command> Commands();
 
 extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec;
+extern const CommandSpec kSplitSpec, kJoinSpec;
 Result<int> RunInspect(const Invocation& invocation);
 Result<int> RunConvert(const Invocation& invocation);
 Result<int> RunQuantize(const Invocation& invocation);
 Result<int> RunEval(const Invocation& invocation);
 Result<int> RunCompare(const Invocation& invocation);
+Result<int> RunSplit(const Invocation& invocation);
+Result<int> RunJoin(const Invocation& invocation);
 
 }  // namespace pennyweight

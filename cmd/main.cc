@@ -19,7 +19,8 @@ namespace {
 
 constexpr Command kCommands[] = {
     {&kInspectSpec, RunInspect}, {&kConvertSpec, RunConvert}, {&kQuantizeSpec, RunQuantize},
-    {&kEvalSpec, RunEval},       {&kCompareSpec, RunCompare},
+    {&kEvalSpec, RunEval},       {&kCompareSpec, RunCompare}, {&kSplitSpec, RunSplit},
+    {&kJoinSpec, RunJoin},
 };
 
 std::atomic<bool> g_cancel{false};

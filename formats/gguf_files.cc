@@ -15,10 +15,6 @@ int64_t IntegerOr(const GgufFile& file, std::string_view key, int64_t otherwise)
   return entry == nullptr ? otherwise : file.AsInteger(*entry).value_or(otherwise);
 }
 
-std::string SplitSuffix(int64_t number, int64_t count) {
-  return fmt::format("-{:05}-of-{:05}.gguf", number + 1, count);
-}
-
 Status CheckSplit(const GgufFile& file, int64_t number, int64_t count) {
   const int64_t says_number = IntegerOr(file, "split.no", -1);
   const int64_t says_count = IntegerOr(file, "split.count", -1);
@@ -52,6 +48,10 @@ Status CheckTensors(const std::vector<GgufFile>& files) {
 
 }  // namespace
 
+std::string GgufSplitSuffix(uint64_t number, uint64_t count) {
+  return fmt::format("-{:05}-of-{:05}.gguf", number + 1, count);
+}
+
 Result<std::vector<GgufFile>> OpenGgufFiles(const std::string& path) {
   PW_ASSIGN(GgufFile named, GgufFile::Open(path));
   std::vector<GgufFile> files;
@@ -67,7 +67,8 @@ Result<std::vector<GgufFile>> OpenGgufFiles(const std::string& path) {
         .InFile(path);
   }
   // Names of the others come from this one's own name, never from what stands in a file.
-  const std::string suffix = SplitSuffix(own, count);
+  const std::string suffix =
+      GgufSplitSuffix(static_cast<uint64_t>(own), static_cast<uint64_t>(count));
   if (path.size() < suffix.size() || path.substr(path.size() - suffix.size()) != suffix) {
     return Error(ErrorCode::kShardMissing,
                  fmt::format("this is part {} of {}; the others are found only when its name ends "
@@ -78,7 +79,8 @@ Result<std::vector<GgufFile>> OpenGgufFiles(const std::string& path) {
   }
   const std::string stem = path.substr(0, path.size() - suffix.size());
   for (int64_t i = 0; i < count; ++i) {
-    const std::string part = stem + SplitSuffix(i, count);
+    const std::string part =
+        stem + GgufSplitSuffix(static_cast<uint64_t>(i), static_cast<uint64_t>(count));
     if (!PathExists(part)) {
       return Error(ErrorCode::kShardMissing, fmt::format("part {} of {} is missing", i + 1, count))
           .Hint("download the missing file into the same folder")

@@ -1,6 +1,7 @@
 // GGUF as a model: tensors of known families under Hugging Face's names and in its row order.
 #include <fmt/format.h>
 
+#include <string_view>
 #include <unordered_set>
 
 #include "formats/gguf_metadata.h"
@@ -84,6 +85,18 @@ Listing ListAsStored(const std::vector<GgufFile>& files) {
   return out;
 }
 
+// NVFP4 weights may have a scale for the whole tensor beside them, which a runtime multiplies onto
+// the product. The weight without it is not the model's.
+Status CheckScale(const std::unordered_set<std::string_view>& stored, const std::string& name) {
+  constexpr std::string_view kSuffix = ".scale";
+  if (name.size() <= kSuffix.size() || !std::string_view(name).ends_with(kSuffix)) {
+    return OkStatus();
+  }
+  const std::string weight = name.substr(0, name.size() - kSuffix.size()) + ".weight";
+  if (!stored.contains(weight)) return OkStatus();
+  return Error(ErrorCode::kUnsupported, fmt::format("it scales all of \"{}\"", weight));
+}
+
 // The same in canonical form. Errors: kConfigInvalid, kUnsupported, kDuplicateKey when the family
 // does not fit the tensors; they name the tensor.
 Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& family,
@@ -91,6 +104,10 @@ Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& f
   Listing all = ListAsStored(files);
   Listing out;
   std::unordered_set<std::string> names;
+  std::unordered_set<std::string_view> stored;
+  for (const GgufFile& file : files) {
+    for (const GgufTensor& tensor : file.tensors()) stored.insert(tensor.name);
+  }
   for (size_t i = 0; i < all.tensors.size(); ++i) {
     TensorInfo& info = all.tensors[i];
     // A form of the rope scaling, which the configuration holds: no weight.
@@ -99,7 +116,10 @@ Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& f
       return std::move(error).InFile(info.file).InTensor(info.stored_name).At(info.offset);
     };
     const TensorPlace place = PlaceOfGguf(family, info.stored_name);
-    if (place.rule != nullptr) {
+    if (place.rule == nullptr) {
+      Status status = CheckScale(stored, info.stored_name);
+      if (!status.ok()) return fail(std::move(status).TakeError());
+    } else {
       if (place.layer >= config.layers) {
         return fail(
             Error(ErrorCode::kConfigInvalid,
@@ -153,6 +173,15 @@ Result<Model> OpenGguf(const std::string& path) {
   } else {
     model.vocabulary_error = std::move(vocabulary).TakeError().InFile(first);
   }
+  model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
+  return model;
+}
+
+Result<Model> OpenStoredGguf(const std::string& path) {
+  PW_ASSIGN(std::vector<GgufFile> files, OpenGgufFiles(path));
+  Model model;
+  model.path = path;
+  Listing listing = ListAsStored(files);
   model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
   return model;
 }

@@ -475,6 +475,7 @@ std::optional<double> LoadDouble(GgufType type, std::string_view bytes, uint64_t
 
 std::string PrintElement(GgufType type, std::string_view bytes, uint64_t index) {
   if (type == GgufType::kBool) return Load<uint8_t>(bytes, index) != 0 ? "true" : "false";
+  if (type == GgufType::kU64) return fmt::format("{}", Load<uint64_t>(bytes, index));
   if (const auto integer = LoadInteger(type, bytes, index)) return fmt::format("{}", *integer);
   return fmt::format("{}", LoadDouble(type, bytes, index).value_or(0));
 }

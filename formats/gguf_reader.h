@@ -100,4 +100,7 @@ class GgufFile {
 // kShardMismatch, kDuplicateKey (a tensor in two files), kLimit.
 Result<std::vector<GgufFile>> OpenGgufFiles(const std::string& path);
 
+// "-00001-of-00003.gguf" for number 0 of 3: how the name of a split model's file ends.
+std::string GgufSplitSuffix(uint64_t number, uint64_t count);
+
 }  // namespace pennyweight

@@ -1,7 +1,7 @@
 // MakeGgufSink: one GGUF v3 file.
 //
 // Tensors stand in the order of llama.cpp's converter: rope_freqs, token_embd, the layers,
-// output_norm, output. The header is written last: a file that is cut off is no GGUF file.
+// output_norm, output.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,13 +10,13 @@
 
 #include "formats/detect.h"
 #include "formats/gguf_metadata.h"
+#include "formats/gguf_output.h"
 #include "formats/gguf_rope.h"
 #include "formats/gguf_rows.h"
 #include "formats/gguf_writer.h"
 #include "formats/shard_writer.h"
 #include "formats/sinks.h"
 #include "lib/file.h"
-#include "lib/output_file.h"
 
 namespace pennyweight {
 namespace {
@@ -32,7 +32,8 @@ bool EndsWith(std::string_view text, std::string_view suffix) {
 // An announced tensor in the file.
 struct Placement {
   static constexpr size_t kDropped = SIZE_MAX;
-  size_t place = kDropped;  // in header_.tensors(); kDropped: derived, the file does without it
+  size_t place =
+      kDropped;  // in the header's tensors(); kDropped: derived, the file does without it
   uint64_t row_bytes = 0;
   RowOrder order;
 };
@@ -48,12 +49,10 @@ class GgufSink : public TensorSink {
     tensors_ = tensors;
     PW_TRY(AddMetadata());
     PW_TRY(PlaceTensors());
-    PW_TRY(header_.Finish());
-    PW_ASSIGN(file_, OutputFile::Create(options_.path, header_.file_bytes(), options_.force,
+    PW_ASSIGN(file_, GgufOutput::Create(options_.path, std::move(header_), options_.force,
                                         options_.journal));
     if (rope_freqs_.empty()) return OkStatus();
-    return file_->Write(header_.tensors().front().offset, rope_freqs_.data(),
-                        rope_freqs_.size() * sizeof(float));
+    return file_->Write(0, 0, rope_freqs_.data(), rope_freqs_.size() * sizeof(float));
   }
 
   Status Write(size_t index, int64_t row, const EncodedTensor& tile) override {
@@ -63,48 +62,29 @@ class GgufSink : public TensorSink {
     const Placement& slot = slots_[index];
     PW_TRY(CheckTile(tensors_[index], row, tile));
     if (slot.place == Placement::kDropped) return OkStatus();
-    const uint64_t base = header_.tensors()[slot.place].offset;
     const auto write = [&](uint64_t offset, const void* from, uint64_t bytes) {
-      return file_->Write(base + offset, from, bytes);
+      return file_->Write(slot.place, offset, from, bytes);
     };
     Status status = slot.order.Write(write, slot.row_bytes, row, tile.rows, tile.data.data());
     if (!status.ok()) return std::move(status).TakeError().InTensor(tensors_[index].name);
     return OkStatus();
   }
 
-  Status Seal() override {
-    for (const GgufTensor& tensor : header_.tensors()) {
-      Status covered = file_->Covered(tensor.offset, tensor.offset + tensor.bytes);
-      if (!covered.ok()) {
-        return std::move(covered).TakeError().InFile(options_.path).InTensor(tensor.name);
-      }
-    }
-    PW_TRY(file_->Write(0, header_.bytes().data(), header_.bytes().size()));
-    Status same = file_->Seal();
-    if (!same.ok()) return WithTensor(std::move(same).TakeError());
-    PW_TRY(CheckList());
-    sealed_ = true;
-    return OkStatus();
-  }
-
-  Status Commit() override {
-    if (!sealed_) return Error(ErrorCode::kVerifyFailed, "the output was not checked");
-    return file_->Commit();
-  }
-
+  Status Seal() override { return file_->Seal(); }
+  Status Commit() override { return file_->Commit(); }
   void Keep() override {
     if (file_ != nullptr) file_->Keep();
   }
 
   std::string OutputName(size_t index) const override {
     const Placement& slot = slots_[index];
-    return slot.place == Placement::kDropped ? "" : header_.tensors()[slot.place].name;
+    return slot.place == Placement::kDropped ? "" : file_->header().tensors()[slot.place].name;
   }
   uint64_t OutputBytes(size_t index) const override {
     const Placement& slot = slots_[index];
-    return slot.place == Placement::kDropped ? 0 : header_.tensors()[slot.place].bytes;
+    return slot.place == Placement::kDropped ? 0 : file_->header().tensors()[slot.place].bytes;
   }
-  uint64_t TotalBytes() const override { return header_.file_bytes(); }
+  uint64_t TotalBytes() const override { return file_->header().file_bytes(); }
 
  private:
   Status AddMetadata() {
@@ -219,42 +199,14 @@ class GgufSink : public TensorSink {
     return OkStatus();
   }
 
-  // The ordinary reader must find what was announced.
-  Status CheckList() const {
-    PW_ASSIGN(const GgufFile file, GgufFile::Open(file_->temp_path()));
-    const auto& wrote = header_.tensors();
-    const auto& found = file.tensors();
-    bool same = wrote.size() == found.size() && file.notes().empty();
-    for (size_t i = 0; same && i < wrote.size(); ++i) {
-      same = wrote[i].name == found[i].name && wrote[i].encoding == found[i].encoding &&
-             wrote[i].shape == found[i].shape && wrote[i].offset == found[i].offset &&
-             wrote[i].bytes == found[i].bytes;
-    }
-    if (same) return OkStatus();
-    return Error(ErrorCode::kVerifyFailed, "the file lists other tensors than were written")
-        .InFile(options_.path);
-  }
-
-  // Names the tensor at the offset of a verification error.
-  Error WithTensor(Error error) const {
-    for (const GgufTensor& tensor : header_.tensors()) {
-      const auto at = static_cast<uint64_t>(error.offset);
-      if (error.offset >= 0 && at >= tensor.offset && at - tensor.offset < tensor.bytes) {
-        return std::move(error).InTensor(tensor.name);
-      }
-    }
-    return error;
-  }
-
   SinkOptions options_;
   std::vector<GgufFile> inputs_;
   const Family* family_;
   std::vector<OutputTensor> tensors_;
-  GgufHeader header_;
+  GgufHeader header_;  // until Begin is over
   std::vector<Placement> slots_;
   std::vector<float> rope_freqs_;
-  std::unique_ptr<OutputFile> file_;
-  bool sealed_ = false;
+  std::unique_ptr<GgufOutput> file_;
 };
 
 }  // namespace

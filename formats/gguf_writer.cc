@@ -35,8 +35,18 @@ void GgufHeader::StartArray(std::string_view key, GgufType element, uint64_t cou
   Append(&entries_, count);
 }
 
+void GgufHeader::AddU16(std::string_view key, uint16_t value) {
+  StartEntry(key, GgufType::kU16);
+  Append(&entries_, value);
+}
+
 void GgufHeader::AddU32(std::string_view key, uint32_t value) {
   StartEntry(key, GgufType::kU32);
+  Append(&entries_, value);
+}
+
+void GgufHeader::AddI32(std::string_view key, int32_t value) {
+  StartEntry(key, GgufType::kI32);
   Append(&entries_, value);
 }
 
@@ -108,7 +118,7 @@ Status GgufHeader::AddTensor(std::string_view name, const Encoding& encoding, co
   }
   const auto bytes = CheckedMul(*row_bytes, static_cast<uint64_t>(*elements / cols));
   const auto end = bytes ? CheckedAdd(data_bytes_, *bytes) : std::nullopt;
-  const auto padded = end ? CheckedAlign(*end, kGgufDefaultAlignment) : std::nullopt;
+  const auto padded = end ? CheckedAlign(*end, alignment_) : std::nullopt;
   if (!padded) return Error(ErrorCode::kOverflow, "the file's size does not fit 64 bits");
   tensor.bytes = *bytes;
   data_bytes_ = *padded;
@@ -130,8 +140,7 @@ Status GgufHeader::Finish() {
     Append(&bytes_, *GgmlIdOf(tensor.encoding));
     Append(&bytes_, tensor.offset);
   }
-  const uint64_t start =
-      (bytes_.size() + kGgufDefaultAlignment - 1) / kGgufDefaultAlignment * kGgufDefaultAlignment;
+  const uint64_t start = (bytes_.size() + alignment_ - 1) / alignment_ * alignment_;
   bytes_.resize(start);
   const auto total = CheckedAdd(start, data_bytes_);
   if (!total) return Error(ErrorCode::kOverflow, "the file's size does not fit 64 bits");

@@ -15,7 +15,9 @@ namespace pennyweight {
 class GgufHeader {
  public:
   // Keys in the order of the calls. Precondition: a key is added once (see Has).
+  void AddU16(std::string_view key, uint16_t value);
   void AddU32(std::string_view key, uint32_t value);
+  void AddI32(std::string_view key, int32_t value);
   void AddF32(std::string_view key, float value);
   void AddBool(std::string_view key, bool value);
   void AddString(std::string_view key, std::string_view value);
@@ -25,6 +27,10 @@ class GgufHeader {
   // A key of another file, byte by byte.
   void AddCopy(const GgufFile& file, const GgufEntry& entry);
   bool Has(std::string_view key) const;
+
+  // A power of two, in the place of the format's 32: a reader learns it from
+  // general.alignment, which is the caller's to add. Precondition: no tensor was added yet.
+  void SetAlignment(uint64_t alignment) { alignment_ = alignment; }
 
   // Tensors in the order of the file; offsets follow each other, aligned. Errors: kUnsupported (no
   // GGUF type, rank above 4), kInvalidName (longer than llama.cpp takes), kDuplicateKey,
@@ -49,6 +55,7 @@ class GgufHeader {
   std::unordered_map<std::string, bool> keys_;
   std::unordered_map<std::string, bool> names_;
   std::vector<GgufTensor> tensors_;  // offsets relative to the data until Finish
+  uint64_t alignment_ = kGgufDefaultAlignment;
   uint64_t data_bytes_ = 0;
   std::string bytes_;
   uint64_t file_bytes_ = 0;

@@ -14,6 +14,7 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
   std::unique_ptr<HfFolder> folder(new HfFolder());
   folder->model_ = options.model;
   folder->weights_only_ = options.weights_only;
+  folder->as_stored_ = options.as_stored;
   Journal* const journal = options.journal;
   if (journal == nullptr) {
     PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
@@ -46,6 +47,11 @@ Status HfFolder::AddFile(const std::string& name, const std::string& contents) {
 }
 
 Result<std::string> HfFolder::ConfigText(const ConfigChanges& changes) const {
+  if (as_stored_) {
+    const std::string path = JoinPath(model_->directory, "config.json");
+    if (model_->directory.empty() || !PathExists(path)) return std::string();
+    return ReadWholeFile(path, limits::kJsonFileBytes);
+  }
   Result<std::string> config = OutputConfig(*model_, changes);
   if (!config.ok() && weights_only_ && config.error().code == ErrorCode::kConfigMissing) {
     return std::string();
@@ -75,7 +81,8 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
     }
   }
   if (!config.empty()) PW_TRY(AddFile("config.json", config));
-  PW_ASSIGN(const Model reopened, OpenHuggingFace(directory_->temp_path()));
+  PW_ASSIGN(const Model reopened, as_stored_ ? OpenStored(directory_->temp_path())
+                                             : OpenHuggingFace(directory_->temp_path()));
   return CompareListing(announced, reopened.source->tensors());
 }
 

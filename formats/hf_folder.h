@@ -43,6 +43,7 @@ class HfFolder {
 
   const Model* model_ = nullptr;
   bool weights_only_ = false;
+  bool as_stored_ = false;
   // The shards are files inside the folder: they are destroyed before it.
   std::unique_ptr<AtomicDirectory> directory_;
   std::unique_ptr<ShardWriter> shards_;

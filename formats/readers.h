@@ -27,4 +27,13 @@ Result<Model> OpenHuggingFace(const std::string& directory);
 // order; configuration and vocabulary come from the metadata.
 Result<Model> OpenGguf(const std::string& path);
 
+// The files of a model and nothing but what they list: tensors under the stored names, in the
+// stored order and encoding, no family, no configuration. A safetensors or GGUF file, any shard of
+// a complete set (NAME-00001-of-0000N), a Hugging Face folder, or a folder with the one split GGUF
+// model. Errors: those of the functions above; kUnsupported for PyTorch checkpoints; kShardMissing;
+// kUsage for a folder with several split models.
+Result<Model> OpenStored(const std::string& path);
+// The same of GGUF files.
+Result<Model> OpenStoredGguf(const std::string& path);
+
 }  // namespace pennyweight

@@ -104,7 +104,7 @@ class SafetensorsSink : public TensorSink {
 
 Result<std::unique_ptr<TensorSink>> MakeSafetensorsSink(const SinkOptions& options) {
   PW_TRY(CheckOutputPath(options));
-  if (!NamesOneFile(options.path)) {
+  if (!NamesOneFile(options.path) && !options.as_stored) {
     if (options.model == nullptr) {
       return Error(ErrorCode::kConfigMissing, "a folder needs a model's configuration")
           .Hint("give an output that ends in .safetensors");

@@ -47,7 +47,8 @@ Result<std::vector<std::vector<size_t>>> ChooseShards(const std::vector<TensorPa
   return shards;
 }
 
-// All shards are open while they are written, and are again when the folder is read.
+}  // namespace
+
 Status CheckShardCount(size_t count) {
   constexpr uint64_t kOtherFiles = 64;  // inputs, standard streams, reports
   const long open_files = sysconf(_SC_OPEN_MAX);
@@ -58,8 +59,6 @@ Status CheckShardCount(size_t count) {
                                       std::to_string(most) + " files may be open at once")
       .Hint("give a larger --shard-size");
 }
-
-}  // namespace
 
 Status ShardWriter::AddFile(const std::string& path, const std::string& name, bool force,
                             const std::vector<size_t>& members,

@@ -84,4 +84,8 @@ class ShardWriter {
 // sizes of its arrays, and the tile rule of TensorSink. Errors: kInvalidTensor.
 Status CheckTile(const OutputTensor& tensor, int64_t row, const EncodedTensor& tile);
 
+// All shards are open while they are written, and are again when the model is read.
+// Errors: kLimit when the system lets this process open fewer.
+Status CheckShardCount(size_t count);
+
 }  // namespace pennyweight

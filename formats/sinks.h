@@ -26,6 +26,9 @@ struct SinkOptions {
   uint64_t shard_bytes = 5'000'000'000;
   // A folder of an input that has no configuration is written without config.json, not refused.
   bool weights_only = false;
+  // The model is of OpenStored: config.json is copied byte by byte, and the finished output is
+  // opened again in the same way.
+  bool as_stored = false;
   // Of this output; null: the run cannot be resumed.
   Journal* journal = nullptr;
 };

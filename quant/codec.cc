@@ -15,13 +15,20 @@ struct DecoderRow {
 };
 
 constexpr DecoderRow kDecoders[] = {
-    {BlockType::kQ4_0, DecodeQ4_0},     {BlockType::kQ4_1, DecodeQ4_1},
-    {BlockType::kQ5_0, DecodeQ5_0},     {BlockType::kQ5_1, DecodeQ5_1},
-    {BlockType::kQ8_0, DecodeQ8_0},     {BlockType::kQ2_K, DecodeQ2_K},
-    {BlockType::kQ3_K, DecodeQ3_K},     {BlockType::kQ4_K, DecodeQ4_K},
-    {BlockType::kQ5_K, DecodeQ5_K},     {BlockType::kQ6_K, DecodeQ6_K},
-    {BlockType::kIQ4_NL, DecodeIQ4_NL}, {BlockType::kIQ4_XS, DecodeIQ4_XS},
-    {BlockType::kMXFP4, DecodeMXFP4},
+    {BlockType::kQ4_0, DecodeQ4_0},       {BlockType::kQ4_1, DecodeQ4_1},
+    {BlockType::kQ5_0, DecodeQ5_0},       {BlockType::kQ5_1, DecodeQ5_1},
+    {BlockType::kQ8_0, DecodeQ8_0},       {BlockType::kQ8_1, DecodeQ8_1},
+    {BlockType::kQ2_K, DecodeQ2_K},       {BlockType::kQ3_K, DecodeQ3_K},
+    {BlockType::kQ4_K, DecodeQ4_K},       {BlockType::kQ5_K, DecodeQ5_K},
+    {BlockType::kQ6_K, DecodeQ6_K},       {BlockType::kQ8_K, DecodeQ8_K},
+    {BlockType::kIQ1_S, DecodeIQ1_S},     {BlockType::kIQ1_M, DecodeIQ1_M},
+    {BlockType::kIQ2_XXS, DecodeIQ2_XXS}, {BlockType::kIQ2_XS, DecodeIQ2_XS},
+    {BlockType::kIQ2_S, DecodeIQ2_S},     {BlockType::kIQ3_XXS, DecodeIQ3_XXS},
+    {BlockType::kIQ3_S, DecodeIQ3_S},     {BlockType::kIQ4_NL, DecodeIQ4_NL},
+    {BlockType::kIQ4_XS, DecodeIQ4_XS},   {BlockType::kTQ1_0, DecodeTQ1_0},
+    {BlockType::kTQ2_0, DecodeTQ2_0},     {BlockType::kQ1_0, DecodeQ1_0},
+    {BlockType::kQ2_0, DecodeQ2_0},       {BlockType::kMXFP4, DecodeMXFP4},
+    {BlockType::kNVFP4, DecodeNVFP4},
 };
 
 bool IsScaleDType(DType dtype) {

@@ -19,6 +19,7 @@ void DecodeQ4_1(const uint8_t* block, float* out);
 void DecodeQ5_0(const uint8_t* block, float* out);
 void DecodeQ5_1(const uint8_t* block, float* out);
 void DecodeQ8_0(const uint8_t* block, float* out);
+void DecodeQ8_1(const uint8_t* block, float* out);
 void DecodeIQ4_NL(const uint8_t* block, float* out);
 void DecodeMXFP4(const uint8_t* block, float* out);
 
@@ -27,11 +28,34 @@ void DecodeQ3_K(const uint8_t* block, float* out);
 void DecodeQ4_K(const uint8_t* block, float* out);
 void DecodeQ5_K(const uint8_t* block, float* out);
 void DecodeQ6_K(const uint8_t* block, float* out);
+void DecodeQ8_K(const uint8_t* block, float* out);
 void DecodeIQ4_XS(const uint8_t* block, float* out);
+
+void DecodeIQ1_S(const uint8_t* block, float* out);
+void DecodeIQ1_M(const uint8_t* block, float* out);
+void DecodeIQ2_XXS(const uint8_t* block, float* out);
+void DecodeIQ2_XS(const uint8_t* block, float* out);
+void DecodeIQ2_S(const uint8_t* block, float* out);
+void DecodeIQ3_XXS(const uint8_t* block, float* out);
+void DecodeIQ3_S(const uint8_t* block, float* out);
+
+void DecodeTQ1_0(const uint8_t* block, float* out);
+void DecodeTQ2_0(const uint8_t* block, float* out);
+void DecodeQ1_0(const uint8_t* block, float* out);
+void DecodeQ2_0(const uint8_t* block, float* out);
+void DecodeNVFP4(const uint8_t* block, float* out);
 
 // The 16 values of IQ4_NL and IQ4_XS codes.
 inline constexpr int8_t kIq4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                           1,    13,   25,  38,  53,  69,  89,  113};
+
+// The E2M1 values of MXFP4 and NVFP4 codes, doubled so that they are integers.
+inline constexpr int8_t kFp4Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+inline uint32_t LoadU16(const uint8_t* p) {
+  return static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8;
+}
+inline uint32_t LoadU32(const uint8_t* p) { return LoadU16(p) | LoadU16(p + 2) << 16; }
 
 // The little-endian fp16 at `bytes` as a float, and back (round to nearest even).
 float LoadF16(const uint8_t* bytes);

@@ -1,21 +1,10 @@
-// Blocks of 32 with one fp16 scale (and minimum): Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4.
+// Blocks of 32 with one scale (and minimum): Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 IQ4_NL MXFP4.
 #include <bit>
 
 #include "lib/dtype.h"
 #include "quant/codec_blocks.h"
 
 namespace pennyweight {
-namespace {
-
-uint32_t LoadU32(const uint8_t* p) {
-  return static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8 |
-         static_cast<uint32_t>(p[2]) << 16 | static_cast<uint32_t>(p[3]) << 24;
-}
-
-// Twice-stored E2M1 values: see DecodeMXFP4.
-constexpr int8_t kFp4Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
-}  // namespace
 
 float LoadF16(const uint8_t* bytes) {
   return F16ToF32(static_cast<uint16_t>(bytes[0] | bytes[1] << 8));
@@ -74,6 +63,14 @@ void DecodeQ8_0(const uint8_t* block, float* out) {
   }
 }
 
+// The fp16 behind the scale is the sum of the values, which saves dot products time.
+void DecodeQ8_1(const uint8_t* block, float* out) {
+  const float d = LoadF16(block);
+  for (int j = 0; j < 32; ++j) {
+    out[j] = d * static_cast<float>(static_cast<int8_t>(block[4 + j]));
+  }
+}
+
 void DecodeIQ4_NL(const uint8_t* block, float* out) {
   const float d = LoadF16(block);
   for (int j = 0; j < 16; ++j) {
@@ -82,7 +79,7 @@ void DecodeIQ4_NL(const uint8_t* block, float* out) {
   }
 }
 
-// The table holds doubled values, so the scale is half of 2^(e-127). For e < 2 that half is a
+// kFp4Doubled holds doubled values, so the scale is half of 2^(e-127). For e < 2 that half is a
 // denormal, which must not be flushed.
 void DecodeMXFP4(const uint8_t* block, float* out) {
   const uint32_t e = block[0];

@@ -113,6 +113,26 @@ TEST_CASE("two tensors that would get one name are told") {
   CHECK(model->config_error->code == ErrorCode::kDuplicateKey);
 }
 
+TEST_CASE("a scale beside a weight: the model is not taken for what its weights alone say") {
+  const TempFolder temp;
+  const auto open = [&](const char* scale) {
+    GgufBytes b = TinyHeader(2);
+    b.Tensor("blk.0.attn_v.weight", {8, 8}, 0, 0).Tensor(scale, {1}, 0, 256).Align().Data(288);
+    WriteText(temp / "m.gguf", b.text);
+    auto model = OpenGguf(temp / "m.gguf");
+    REQUIRE_MESSAGE(model.ok(), model.error().ToString());
+    return std::move(model).value();
+  };
+  const Model scaled = open("blk.0.attn_v.scale");
+  CHECK(scaled.family == nullptr);
+  REQUIRE(scaled.config_error);
+  CHECK(scaled.config_error->code == ErrorCode::kUnsupported);
+  CHECK(scaled.config_error->tensor == "blk.0.attn_v.scale");
+  CHECK(scaled.source->Find("blk.0.attn_v.weight") == 0);
+  // A name that only looks like one.
+  CHECK(open("blk.0.attn_x.scale").family == FindFamily("llama"));
+}
+
 TEST_CASE("a file that shrinks while it is read says which tensor it was") {
   const TempFolder temp;
   GgufBytes b = TinyHeader(1);

@@ -316,6 +316,7 @@ TEST_CASE("values print for people and decode by kind") {
   CHECK(file->AsIntegers(*file->Find("few")) == std::vector<int64_t>{-1, 2, 3});
   CHECK_FALSE(file->AsIntegers(*file->Find("many")));
   CHECK_FALSE(file->AsInteger(*file->Find("big")));
+  CHECK(file->Printable(*file->Find("big")) == "18446744073709551615");
 }
 
 std::string SplitPart(int number, int count, int announced, const char* tensor) {

@@ -100,9 +100,21 @@ async function checkText(what, model, file, text) {
 }
 
 async function checkModel(llama, folder, name, type, flags, temp) {
-  const what = [name, type, ...flags].join(" ");
   const file = path.join(temp, "m.gguf");
   pennyweight("quantize", folder, "-o", file, "--type", type, "--force", ...flags);
+  await checkFile(llama, [name, type, ...flags].join(" "), file);
+}
+
+async function checkSplit(llama, folder, name, temp) {
+  const file = path.join(temp, "whole.gguf");
+  pennyweight("convert", folder, "-o", file, "--force");
+  const size = String(Math.ceil(fs.statSync(file).size / 3));
+  const {files} = pennyweight("split", file, "-o", path.join(temp, name), "--shard-size", size);
+  check(files.length > 2, `${name}: split into ${files.length} files`);
+  await checkFile(llama, `${name} in parts`, files[0].file);
+}
+
+async function checkFile(llama, what, file) {
   const model = await llama.loadModel({modelPath: file, gpuLayers: 0, useMmap: false});
   try {
     check(true, `${what}: llama.cpp loads it`);
@@ -127,6 +139,11 @@ async function main() {
         } catch (error) {
           check(false, `${name} ${type} ${flags.join(" ")}: ${error.message} ${error.stdout ?? ""}`);
         }
+      }
+      try {
+        await checkSplit(llama, folder, name, temp);
+      } catch (error) {
+        check(false, `${name} in parts: ${error.message} ${error.stdout ?? ""}`);
       }
     }
   } finally {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes testdata/golden/<type>.bin: random blocks of a GGUF type and what gguf-py decodes them to.
 
-Layout of a file, little-endian: the blocks (kBlocks of them), then their values as float32.
+Layout of a file, little-endian: the blocks (BLOCKS of them), then their values as float32.
+Types that gguf-py does not decode are decoded here, by the definition in ggml-common.h.
 Needs numpy and gguf from PyPI. Usage: make_golden_blocks.py OUTPUT_FOLDER
 """
 import pathlib
@@ -9,43 +10,108 @@ import sys
 
 import numpy as np
 from gguf import GGMLQuantizationType as T
-from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
-# Offsets of the fp16 fields of each block: random bits there would be NaN or infinite at times.
-TYPES = {
-    "q4_0": (T.Q4_0, [0]),
-    "q4_1": (T.Q4_1, [0, 2]),
-    "q5_0": (T.Q5_0, [0]),
-    "q5_1": (T.Q5_1, [0, 2]),
-    "q8_0": (T.Q8_0, [0]),
-    "q2_k": (T.Q2_K, [80, 82]),
-    "q3_k": (T.Q3_K, [108]),
-    "q4_k": (T.Q4_K, [0, 2]),
-    "q5_k": (T.Q5_K, [0, 2]),
-    "q6_k": (T.Q6_K, [208]),
-    "iq4_nl": (T.IQ4_NL, [0]),
-    "iq4_xs": (T.IQ4_XS, [0]),
-    "mxfp4": (T.MXFP4, []),
-}
 BLOCKS = 8
+# The fp16 scales of the first blocks: least denormal, both zeros, both largest; then random ones.
+EDGE_SCALES = np.array([6e-8, 0.0, -0.0, 65504.0, -65504.0], np.float16)
+
+
+def fp16(blocks, at):
+    return np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16).astype(np.float32)
+
+
+def decode_q1_0(blocks):
+    bits = np.unpackbits(blocks[:, 2:], axis=1, bitorder="little")
+    d = fp16(blocks, 0)
+    return np.where(bits == 1, d, -d)
+
+
+def decode_q2_0(blocks):
+    codes = blocks[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8) & np.uint8(3)
+    return fp16(blocks, 0) * (codes.reshape(len(blocks), 64).astype(np.float32) - np.float32(1))
+
+
+def decode_q8_1(blocks):
+    return fp16(blocks, 0) * blocks[:, 4:].view(np.int8).astype(np.float32)
+
+
+def decode_q8_k(blocks):
+    d = np.ascontiguousarray(blocks[:, :4]).view(np.float32)
+    return d * blocks[:, 4:260].view(np.int8).astype(np.float32)
+
+
+# Bytes of a block and the offsets of its fp16 fields (random bits there would be NaN or infinite at
+# times), and the decoder.
+TYPES = {
+    "q4_0": (18, [0], T.Q4_0),
+    "q4_1": (20, [0, 2], T.Q4_1),
+    "q5_0": (22, [0], T.Q5_0),
+    "q5_1": (24, [0, 2], T.Q5_1),
+    "q8_0": (34, [0], T.Q8_0),
+    "q8_1": (36, [0, 2], decode_q8_1),
+    "q2_k": (84, [80, 82], T.Q2_K),
+    "q3_k": (110, [108], T.Q3_K),
+    "q4_k": (144, [0, 2], T.Q4_K),
+    "q5_k": (176, [0, 2], T.Q5_K),
+    "q6_k": (210, [208], T.Q6_K),
+    "q8_k": (292, [], decode_q8_k),
+    "iq1_s": (50, [0], T.IQ1_S),
+    "iq1_m": (56, [], T.IQ1_M),
+    "iq2_xxs": (66, [0], T.IQ2_XXS),
+    "iq2_xs": (74, [0], T.IQ2_XS),
+    "iq2_s": (82, [0], T.IQ2_S),
+    "iq3_xxs": (98, [0], T.IQ3_XXS),
+    "iq3_s": (110, [0], T.IQ3_S),
+    "iq4_nl": (18, [0], T.IQ4_NL),
+    "iq4_xs": (136, [0], T.IQ4_XS),
+    "tq1_0": (54, [52], T.TQ1_0),
+    "tq2_0": (66, [64], T.TQ2_0),
+    "q1_0": (18, [0], decode_q1_0),
+    "q2_0": (18, [0], decode_q2_0),
+    "mxfp4": (17, [], T.MXFP4),
+    "nvfp4": (36, [], T.NVFP4),
+}
+
+
+def scales(rng):
+    values = rng.normal(0, 0.05, BLOCKS).astype(np.float16)
+    values[: len(EDGE_SCALES)] = EDGE_SCALES
+    return values
+
+
+def random_blocks(name, size, fields, rng):
+    blocks = rng.integers(0, 256, size=(BLOCKS, size), dtype=np.uint8)
+    for at in fields:
+        blocks[:, at : at + 2] = scales(rng).view(np.uint8).reshape(BLOCKS, 2)
+    if name == "q8_k":
+        values = np.array([1e-45, 0, -0.0, 2e36, -2e36, 0.5, -0.01, 3e-39], np.float32)
+        blocks[:, :4] = values.view(np.uint8).reshape(BLOCKS, 4)
+    if name == "iq1_m":  # the scale is in the top nibbles of the last four words
+        bits = scales(rng).view(np.uint16)
+        for k in range(4):
+            at = 49 + 2 * k
+            blocks[:, at] = blocks[:, at] & 15 | (bits >> (4 * k) & 15).astype(np.uint8) << 4
+    if name == "mxfp4":
+        blocks[:, 0] = [0, 1, 2, 100, 120, 127, 130, 254]
+    if name == "nvfp4":  # zeros, subnormals, the largest, the NaN, a sign bit that is not looked at
+        edges = [0x00, 0x80, 0x01, 0x07, 0x08, 0x7E, 0x7F, 0xFF]
+        blocks[:2, :4] = np.array(edges, np.uint8).reshape(2, 4)
+    if name == "tq1_0":  # every byte there is, in the first five blocks
+        blocks[:5, :52] = np.resize(rng.permutation(256), (5, 52))
+    return blocks
 
 
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(20240607)
-    for name, (kind, scales) in TYPES.items():
-        _, size = GGML_QUANT_SIZES[kind]
-        blocks = rng.integers(0, 256, size=(BLOCKS, size), dtype=np.uint8)
-        for at in scales:
-            values = rng.normal(0, 0.05, BLOCKS).astype(np.float16)
-            values[0] = np.float16(6e-8)  # the least denormal
-            blocks[:, at : at + 2] = values.view(np.uint8).reshape(BLOCKS, 2)
-        if name == "mxfp4":
-            blocks[:, 0] = [0, 1, 2, 100, 120, 127, 130, 254]
-        values = dequantize(blocks, kind).astype("<f4")
-        (out / f"{name}.bin").write_bytes(blocks.tobytes() + values.tobytes())
+    for number, (name, (size, fields, decoder)) in enumerate(TYPES.items()):
+        rng = np.random.default_rng([20240607, number])
+        blocks = random_blocks(name, size, fields, rng)
+        with np.errstate(over="ignore"):  # MXFP4 reaches infinity
+            values = dequantize(blocks, decoder) if isinstance(decoder, T) else decoder(blocks)
+        assert values.dtype == np.float32 and not np.isnan(values).any(), name
+        (out / f"{name}.bin").write_bytes(blocks.tobytes() + values.astype("<f4").tobytes())
 
 
 if __name__ == "__main__":

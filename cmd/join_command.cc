@@ -1,0 +1,77 @@
+// pennyweight join: a model in several files as one file again, the inverse of split.
+#include <fmt/format.h>
+
+#include "cmd/commands.h"
+#include "cmd/output_path.h"
+#include "cmd/reshard.h"
+#include "formats/gguf_split_sink.h"
+#include "formats/readers.h"
+#include "lib/file.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr Flag kFlags[] = {
+    {"--output", "-o", "OUTPUT",
+     "file to write; of safetensors also a folder, with the companions"},
+    {"--force", "", "", "replace the output if it exists"},
+};
+
+Status JoinGguf(const Context& context, const SinkOptions& options) {
+  if (IsDirectory(options.path)) {
+    return Error(ErrorCode::kUsage, "the output of a GGUF model is a file, and this is a folder")
+        .Hint("-o " + JoinPath(options.path, "model.gguf"))
+        .InFile(options.path);
+  }
+  PW_ASSIGN(const auto sink, GgufSplitSink::Join(options));
+  return CopyStored(context, *options.model, sink.get());
+}
+
+Status JoinSafetensors(const Context& context, SinkOptions options, Console* console) {
+  PW_TRY(CheckOutput(options.path, {}, options.force, *options.model));
+  if (!EndsWith(options.path, ".safetensors")) PW_TRY(NoteLeftBehind(*options.model, console));
+  options.shard_bytes = UINT64_MAX;
+  return ReshardSafetensors(context, std::move(options));
+}
+
+// The container does not change here.
+Status CheckSuffix(const std::string& path, std::string_view format) {
+  const std::string_view other = format == "gguf" ? ".safetensors" : ".gguf";
+  if (!EndsWith(path, other)) return OkStatus();
+  return Error(ErrorCode::kUsage,
+               fmt::format("the input is {}, the output ends in {}", format, other))
+      .Hint("use `pennyweight convert` to change the container");
+}
+
+}  // namespace
+
+const CommandSpec kJoinSpec = {"join",
+                               "the shards of a model as one file again",
+                               "MODEL",
+                               1,
+                               "  pennyweight join ./Llama-8B-shards -o llama-8b.safetensors\n"
+                               "  pennyweight join llama-8b-00001-of-00003.gguf -o llama-8b.gguf\n",
+                               kFlags};
+
+Result<int> RunJoin(const Invocation& invocation) {
+  const Arguments& arguments = invocation.arguments;
+  SinkOptions options;
+  PW_ASSIGN(options.path, OutputPath("join", arguments));
+  options.force = arguments.Has("--force");
+  PW_ASSIGN(const Model model, OpenStored(arguments.inputs()[0]));
+  options.model = &model;
+  PW_TRY(CheckSuffix(options.path, model.source->format()));
+  if (model.source->format() == "gguf") {
+    PW_TRY(JoinGguf(invocation.context, options));
+  } else {
+    PW_TRY(JoinSafetensors(invocation.context, options, &invocation.console));
+  }
+  // A name that looks like a shard's must not send the reader after the others.
+  const bool one_file = EndsWith(options.path, ".safetensors");
+  PW_ASSIGN(const Model output,
+            one_file ? OpenSafetensors(options.path) : OpenStored(options.path));
+  PW_TRY(PrintFiles(output, &invocation.console));
+  return kExitDone;
+}
+
+}  // namespace pennyweight
