@@ -174,11 +174,6 @@ std::string Summary(const Settings& settings, const Report& report) {
       t.seconds, HumanBytes(t.peak_rss_bytes), copied, report.tensors.size() - copied);
 }
 
-Status Interrupted(const Context& context) {
-  if (!context.Cancelled()) return OkStatus();
-  return Error(ErrorCode::kInterrupted, "stopped before it was done");
-}
-
 }  // namespace
 
 const CommandSpec kConvertSpec = {
@@ -206,21 +201,13 @@ Result<int> RunConvert(const Invocation& invocation) {
   PW_TRY(NoteLosses(settings, model, &console));
   PW_ASSIGN(const OutputRun run,
             OutputRun::Begin(invocation, "convert", settings.output, model, outputs, {}));
-  std::unique_ptr<TensorSink> sink;
-  Result<Report> written = [&]() -> Result<Report> {
-    PW_ASSIGN(sink, MakeSink(settings, model, choices, run.journal()));
-    PW_TRY(sink->Begin(outputs));
-    PW_ASSIGN(Report report,
-              ConvertModel(invocation.context, model, choices, sink.get(), run.journal()));
-    PW_TRY(sink->Seal());
-    // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
-    PW_TRY(Interrupted(invocation.context));
-    PW_TRY(sink->Commit());
-    return report;
-  }();
-  if (!written.ok()) return run.Stop(std::move(written).TakeError(), sink.get());
-  run.Finish();
-  Report report = std::move(written).value();
+  const auto make = [&](Journal* journal) { return MakeSink(settings, model, choices, journal); };
+  Report report;
+  const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
+    PW_ASSIGN(report, ConvertModel(invocation.context, model, choices, sink, journal));
+    return OkStatus();
+  };
+  PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
   report.totals.bytes_out = sink->TotalBytes();
   report.totals.seconds =

@@ -15,23 +15,26 @@ constexpr Flag kFlags[] = {
     {"--output", "-o", "OUTPUT",
      "file to write; of safetensors also a folder, with the companions"},
     {"--force", "", "", "replace the output if it exists"},
+    {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
-Status JoinGguf(const Context& context, const SinkOptions& options) {
+Status JoinGguf(const Invocation& invocation, const SinkOptions& options) {
   if (IsDirectory(options.path)) {
     return Error(ErrorCode::kUsage, "the output of a GGUF model is a file, and this is a folder")
         .Hint("-o " + JoinPath(options.path, "model.gguf"))
         .InFile(options.path);
   }
-  PW_ASSIGN(const auto sink, GgufSplitSink::Join(options));
-  return CopyStored(context, *options.model, sink.get());
+  PW_TRY(CopyStored(invocation, "join", options, GgufSplitSink::Join));
+  return OkStatus();
 }
 
-Status JoinSafetensors(const Context& context, SinkOptions options, Console* console) {
+Status JoinSafetensors(const Invocation& invocation, SinkOptions options) {
   PW_TRY(CheckOutput(options.path, {}, options.force, *options.model));
-  if (!EndsWith(options.path, ".safetensors")) PW_TRY(NoteLeftBehind(*options.model, console));
+  if (!EndsWith(options.path, ".safetensors")) {
+    PW_TRY(NoteLeftBehind(*options.model, &invocation.console));
+  }
   options.shard_bytes = UINT64_MAX;
-  return ReshardSafetensors(context, std::move(options));
+  return ReshardSafetensors(invocation, "join", std::move(options));
 }
 
 // The container does not change here.
@@ -62,9 +65,9 @@ Result<int> RunJoin(const Invocation& invocation) {
   options.model = &model;
   PW_TRY(CheckSuffix(options.path, model.source->format()));
   if (model.source->format() == "gguf") {
-    PW_TRY(JoinGguf(invocation.context, options));
+    PW_TRY(JoinGguf(invocation, options));
   } else {
-    PW_TRY(JoinSafetensors(invocation.context, options, &invocation.console));
+    PW_TRY(JoinSafetensors(invocation, options));
   }
   // A name that looks like a shard's must not send the reader after the others.
   const bool one_file = EndsWith(options.path, ".safetensors");

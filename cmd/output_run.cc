@@ -93,6 +93,8 @@ Result<OutputRun> OutputRun::Begin(const Invocation& invocation, const std::stri
                                    const std::vector<OutputTensor>& tensors,
                                    const std::map<std::string, std::string>& more) {
   OutputRun run;
+  run.context_ = &invocation.context;
+  run.tensors_ = tensors;
   const Arguments& arguments = invocation.arguments;
   run.resume_ = "pennyweight " + command;
   for (const std::string& word : arguments.words()) {
@@ -109,6 +111,25 @@ Result<OutputRun> OutputRun::Begin(const Invocation& invocation, const std::stri
     invocation.console.Note("note: there is nothing to resume: beginning anew");
   }
   return run;
+}
+
+Status OutputRun::WriteInto(const MakeSink& make, const Fill& fill,
+                            std::unique_ptr<TensorSink>* sink) const {
+  PW_ASSIGN(*sink, make(journal_.get()));
+  PW_TRY((*sink)->Begin(tensors_));
+  PW_TRY(fill(sink->get(), journal_.get()));
+  PW_TRY((*sink)->Seal());
+  // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
+  if (context_->Cancelled()) return Error(ErrorCode::kInterrupted, "stopped before it was done");
+  return (*sink)->Commit();
+}
+
+Result<std::unique_ptr<TensorSink>> OutputRun::Write(const MakeSink& make, const Fill& fill) const {
+  std::unique_ptr<TensorSink> sink;
+  Status status = WriteInto(make, fill, &sink);
+  if (!status.ok()) return Stop(std::move(status).TakeError(), sink.get());
+  journal_->Remove();
+  return sink;
 }
 
 Error OutputRun::Stop(Error error, TensorSink* sink) const {

@@ -2,6 +2,7 @@
 // stopped, and how it goes on.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -26,16 +27,21 @@ class OutputRun {
                                  const std::vector<OutputTensor>& tensors,
                                  const std::map<std::string, std::string>& more);
 
-  Journal* journal() const { return journal_.get(); }
-
-  // The output is complete: nothing else is left beside it.
-  void Finish() const { journal_->Remove(); }
-  // The work ended with `error`. What was written stays when the reason may pass and there is
-  // something to go on from, and the hint is then the command that does; else it is removed.
-  Error Stop(Error error, TensorSink* sink) const;
+  using MakeSink = std::function<Result<std::unique_ptr<TensorSink>>(Journal* journal)>;
+  using Fill = std::function<Status(TensorSink* sink, Journal* journal)>;
+  // Begins the sink, lets `fill` write every tensor, seals and commits it; gives the sink back.
+  // When that fails, what was written stays if the reason may pass and there is something to go on
+  // from, and the hint is then the command that does; else it is removed. Errors: those of the sink
+  // and of `fill`; kInterrupted.
+  Result<std::unique_ptr<TensorSink>> Write(const MakeSink& make, const Fill& fill) const;
 
  private:
   OutputRun() = default;
+  Status WriteInto(const MakeSink& make, const Fill& fill, std::unique_ptr<TensorSink>* sink) const;
+  Error Stop(Error error, TensorSink* sink) const;
+
+  const Context* context_ = nullptr;
+  std::vector<OutputTensor> tensors_;
   std::unique_ptr<Journal> journal_;
   std::string resume_;  // the command to type
 };

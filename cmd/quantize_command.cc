@@ -287,22 +287,16 @@ Result<int> RunQuantize(const Invocation& invocation) {
   QuantizeOptions options;
   options.method = settings.method;
   options.windows = windows ? &*windows : nullptr;
-  options.journal = run.journal();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  std::unique_ptr<TensorSink> sink;
-  Result<Report> written = [&]() -> Result<Report> {
-    PW_ASSIGN(sink, MakeSink(settings, model, mix, run.journal()));
-    PW_TRY(sink->Begin(outputs));
-    PW_ASSIGN(Report report,
-              QuantizeModel(invocation.context, model, choices, options, sink.get()));
-    PW_TRY(sink->Seal());
-    PW_TRY(sink->Commit());
-    return report;
-  }();
-  if (!written.ok()) return run.Stop(std::move(written).TakeError(), sink.get());
-  run.Finish();
-  Report report = std::move(written).value();
+  const auto make = [&](Journal* journal) { return MakeSink(settings, model, mix, journal); };
+  Report report;
+  const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
+    options.journal = journal;
+    PW_ASSIGN(report, QuantizeModel(invocation.context, model, choices, options, sink));
+    return OkStatus();
+  };
+  PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
   report.totals.bytes_out = sink->TotalBytes();
   report.totals.seconds =

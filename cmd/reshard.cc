@@ -6,32 +6,44 @@
 #include <utility>
 
 #include "calib/convert_model.h"
+#include "cmd/output_run.h"
 #include "formats/readers.h"
 #include "lib/file.h"
 
 namespace pennyweight {
 
-Status CopyStored(const Context& context, const Model& model, TensorSink* sink) {
+Result<std::unique_ptr<TensorSink>> CopyStored(const Invocation& invocation,
+                                               const std::string& command,
+                                               const SinkOptions& options,
+                                               const MakeStoredSink& make) {
+  const Model& model = *options.model;
   std::vector<OutputTensor> outputs;
   std::vector<Choice> choices;
   for (const TensorInfo& tensor : model.source->tensors()) {
     outputs.push_back({tensor.name, tensor.encoding, tensor.shape});
     choices.push_back({tensor.encoding, false, {}});
   }
-  PW_TRY(sink->Begin(outputs));
-  PW_TRY(ConvertModel(context, model, choices, sink));
-  PW_TRY(sink->Seal());
-  // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
-  if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped before it was done");
-  return sink->Commit();
+  PW_ASSIGN(const OutputRun run,
+            OutputRun::Begin(invocation, command, options.path, model, outputs, {}));
+  const auto make_with_journal = [&](Journal* journal) {
+    SinkOptions with_journal = options;
+    with_journal.journal = journal;
+    return make(with_journal);
+  };
+  const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
+    PW_TRY(ConvertModel(invocation.context, model, choices, sink, journal));
+    return OkStatus();
+  };
+  return run.Write(make_with_journal, fill);
 }
 
-Status ReshardSafetensors(const Context& context, SinkOptions options) {
+Status ReshardSafetensors(const Invocation& invocation, const std::string& command,
+                          SinkOptions options) {
   options.provenance = options.model->source->metadata();
   options.weights_only = true;
   options.as_stored = true;
-  PW_ASSIGN(const std::unique_ptr<TensorSink> sink, MakeSafetensorsSink(options));
-  return CopyStored(context, *options.model, sink.get());
+  PW_TRY(CopyStored(invocation, command, options, MakeSafetensorsSink));
+  return OkStatus();
 }
 
 Status PrintFiles(const Model& written, Console* console) {

@@ -16,6 +16,7 @@ constexpr Flag kFlags[] = {
      "folder to write; of a GGUF model NAME of NAME-00001-of-0000N.gguf"},
     {"--shard-size", "", "SIZE", "tensor bytes in one file (default: 5G)"},
     {"--force", "", "", "replace the output if it exists"},
+    {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
 // NAME of the files NAME-00001-of-0000N.gguf.
@@ -30,22 +31,27 @@ Result<std::string> GgufPrefix(const std::string& output) {
   return suffix ? output.substr(0, output.size() - kSuffix.size()) : output;
 }
 
-Status SplitGguf(const Context& context, SinkOptions options, std::string* first) {
+Status SplitGguf(const Invocation& invocation, SinkOptions options, std::string* first) {
   PW_ASSIGN(options.path, GgufPrefix(options.path));
-  PW_ASSIGN(const auto sink, GgufSplitSink::Split(options));
-  PW_TRY(CopyStored(context, *options.model, sink.get()));
-  *first = sink->paths().front();
+  const GgufSplitSink* split = nullptr;
+  const auto make = [&](const SinkOptions& made) -> Result<std::unique_ptr<TensorSink>> {
+    PW_ASSIGN(std::unique_ptr<GgufSplitSink> sink, GgufSplitSink::Split(made));
+    split = sink.get();
+    return std::unique_ptr<TensorSink>(std::move(sink));
+  };
+  PW_ASSIGN(const auto sink, CopyStored(invocation, "split", options, make));
+  *first = split->paths().front();
   return OkStatus();
 }
 
-Status SplitSafetensors(const Context& context, const SinkOptions& options, Console* console) {
+Status SplitSafetensors(const Invocation& invocation, const SinkOptions& options) {
   if (EndsWith(options.path, ".safetensors") || EndsWith(options.path, ".gguf")) {
     return Error(ErrorCode::kUsage, "safetensors shards go to a folder, and this names one file")
         .Hint("-o " + options.path.substr(0, options.path.rfind('.')));
   }
   PW_TRY(CheckOutput(options.path, {}, options.force, *options.model));
-  PW_TRY(NoteLeftBehind(*options.model, console));
-  return ReshardSafetensors(context, options);
+  PW_TRY(NoteLeftBehind(*options.model, &invocation.console));
+  return ReshardSafetensors(invocation, "split", options);
 }
 
 }  // namespace
@@ -73,9 +79,9 @@ Result<int> RunSplit(const Invocation& invocation) {
   options.model = &model;
   std::string written = options.path;
   if (model.source->format() == "gguf") {
-    PW_TRY(SplitGguf(invocation.context, options, &written));
+    PW_TRY(SplitGguf(invocation, options, &written));
   } else {
-    PW_TRY(SplitSafetensors(invocation.context, options, &invocation.console));
+    PW_TRY(SplitSafetensors(invocation, options));
   }
   PW_ASSIGN(const Model output, OpenStored(written));
   PW_TRY(PrintFiles(output, &invocation.console));

@@ -203,7 +203,7 @@ Result<std::unique_ptr<Journal>> Journal::Open(const std::string& output, const 
     if (journal->resumed_) return journal;
   }
   // What an earlier run left would be taken for this one's.
-  journal->RemoveBeside(/*keep_journal=*/true);
+  PW_TRY(journal->Forget());
   PW_TRY(journal->Start(recipe));
   return journal;
 }
@@ -250,6 +250,17 @@ Status Journal::RefuseToLose() {
         .Hint("add --resume to go on from there, or --force to begin anew")
         .InFile(output_);
   }
+  return OkStatus();
+}
+
+Status Journal::Forget() {
+  PW_ASSIGN(const std::string text, ReadWholeFile(path_, limits::kJournalBytes));
+  const Result<JournalContents> parsed = ParseJournal(text);
+  if (parsed.ok()) files_ = parsed->files;
+  RemoveBeside(/*keep_journal=*/true);
+  files_.clear();
+  ranges_.clear();
+  units_.clear();
   return OkStatus();
 }
 
@@ -384,6 +395,10 @@ void Journal::RemoveBeside(bool keep_journal) const {
     if (name.starts_with(prefix) && !(keep_journal && name == BaseName(path_))) {
       found.push_back(entry.path());
     }
+  }
+  // Of an output of several files each has its temporary name beside its own.
+  for (const std::string& name : files_) {
+    if (name.ends_with(".pennyweight.partial")) RemoveFile(FolderOf(output_) + name);
   }
   for (const auto& path : found) std::filesystem::remove_all(path, error);
 }

@@ -104,6 +104,8 @@ class Journal {
   Status Lock();
   // Errors: kOutputExists when a run that was stopped had finished units.
   Status RefuseToLose();
+  // Removes what an earlier run left.
+  Status Forget();
   Status Start(const Json& recipe);
   // False when there is nothing to go on from.
   Result<bool> Replay(const Json& recipe);
