@@ -24,7 +24,11 @@ Status JoinGguf(const Invocation& invocation, const SinkOptions& options) {
         .Hint("-o " + JoinPath(options.path, "model.gguf"))
         .InFile(options.path);
   }
-  PW_TRY(CopyStored(invocation, "join", options, GgufSplitSink::Join));
+  const auto make = [](const SinkOptions& made) -> Result<std::unique_ptr<TensorSink>> {
+    PW_ASSIGN(std::unique_ptr<GgufSplitSink> sink, GgufSplitSink::Join(made));
+    return std::unique_ptr<TensorSink>(std::move(sink));
+  };
+  PW_TRY(CopyStored(invocation, "join", options, make));
   return OkStatus();
 }
 

@@ -18,9 +18,8 @@ Result<std::unique_ptr<GgufSplitSink>> GgufSplitSink::Split(const SinkOptions& o
   return Make(options, true);
 }
 
-Result<std::unique_ptr<TensorSink>> GgufSplitSink::Join(const SinkOptions& options) {
-  PW_ASSIGN(std::unique_ptr<GgufSplitSink> sink, Make(options, false));
-  return std::unique_ptr<TensorSink>(std::move(sink));
+Result<std::unique_ptr<GgufSplitSink>> GgufSplitSink::Join(const SinkOptions& options) {
+  return Make(options, false);
 }
 
 // The alignment is a key of the metadata, and so the first file's alone.

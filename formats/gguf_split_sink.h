@@ -21,7 +21,7 @@ class GgufSplitSink : public TensorSink {
   // Precondition: options.model is of OpenStored, from GGUF files.
   static Result<std::unique_ptr<GgufSplitSink>> Split(const SinkOptions& options);
   // The one file options.path, without split.*.
-  static Result<std::unique_ptr<TensorSink>> Join(const SinkOptions& options);
+  static Result<std::unique_ptr<GgufSplitSink>> Join(const SinkOptions& options);
 
   // Errors also: kOutputIsInput, kOutputExists; kLimit for more files than may be open at once.
   Status Begin(const std::vector<OutputTensor>& tensors) override;

@@ -126,10 +126,11 @@ truncate -s -1000 "$WORK/part-00002-of-00003.gguf"
 expect 2 part-00002-of-00003.gguf offset -- join "$WORK/part-00001-of-00003.gguf" -o "$WORK/no.gguf"
 nothing_left '^no'
 
-# Stopped: 130, and no part stands there or beside.
+# Stopped: 130, no part stands there, and --resume makes what an undisturbed run makes.
 "$MAKE_LLAMA" "$WORK/large" "$MODEL" layers=10 || fail "make_llama"
 run convert "$WORK/large" -o "$WORK/large.gguf"
 for input in large large.gguf; do
+  run split "$WORK/$input" -o "$WORK/whole" --shard-size 5M
   "$P" split "$WORK/$input" -o "$WORK/stopped" --shard-size 5M >/dev/null 2>/dev/null &
   job=$!
   for _ in $(seq 200); do
@@ -140,7 +141,13 @@ for input in large large.gguf; do
   wait $job
   status=$?
   [ $status = 130 ] || fail "stopped with exit $status"
-  nothing_left '^stopped'
+  ls "$WORK" | grep -q '^stopped' && fail "stopped, but there: $(ls "$WORK")"
+  run split "$WORK/$input" -o "$WORK/stopped" --shard-size 5M --resume
+  for part in "$WORK"/whole*; do
+    diff -r "$part" "${part/whole/stopped}" || fail "resumed: other bytes"
+  done
+  ls -A "$WORK" | grep -F .pennyweight. && fail "left beside the parts"
+  rm -r "$WORK"/whole* "$WORK"/stopped*
 done
 
 exit $failed

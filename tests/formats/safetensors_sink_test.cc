@@ -268,10 +268,10 @@ TEST_CASE("a bit that changed on the disk is caught before anything has the fina
   }
 }
 
-TEST_CASE("a changed header, a missing row and a row written twice are caught") {
+TEST_CASE("a missing row and a row written twice are caught; before the end there is no header") {
   const std::vector<OutputTensor> tensors = {{"a", Encoding::Plain(DType::kF32), {70, 9}}};
   const EncodedTensor whole = WholeOf(tensors[0], 1);
-  for (const int what : {0, 1, 2}) {
+  for (const int what : {1, 2}) {
     TempFolder temp;
     auto sink = MakeSink(temp / "out.safetensors");
     REQUIRE(sink->Begin(tensors).ok());
@@ -279,11 +279,13 @@ TEST_CASE("a changed header, a missing row and a row written twice are caught") 
     if (what != 1) REQUIRE(sink->Write(0, 32, RowsOf(whole, 32, 32)).ok());
     if (what == 2) REQUIRE(sink->Write(0, 32, RowsOf(whole, 32, 32)).ok());
     REQUIRE(sink->Write(0, 64, RowsOf(whole, 64, 6)).ok());
-    if (what == 0) FlipBit(FilesUnder(temp.path())[0], 70 * 9 * 4 + 20);
+    const auto partial = ReadWholeFile(FilesUnder(temp.path())[0], 1 << 20);
+    REQUIRE(partial.ok());
+    CHECK(partial->substr(0, 8) == std::string(8, '\0'));
     const Status sealed = sink->Seal();
     REQUIRE(!sealed.ok());
     CHECK(sealed.error().code == ErrorCode::kVerifyFailed);
-    if (what != 0) CHECK(sealed.error().tensor == "a");
+    CHECK(sealed.error().tensor == "a");
     sink.reset();
     CHECK(temp.Names().empty());
   }
