@@ -160,9 +160,15 @@ TEST_CASE("what becomes what: floats, norms, integers, blocks, and what cannot b
   CHECK(Chosen(blocks, false, {}) == "f16 f32");  // f16 is what nobody contradicts
   CHECK(Chosen(blocks, false, DType::kBF16) == "bf16 bf16");
 
-  const Model unknown =
+  const Model codebook =
       ListedModel("gguf", {Listed("a.weight", Encoding::Block(BlockType::kIQ1_S), {4, 256})});
-  CHECK(Chosen(unknown, true, {}) == "iq1_s");
+  CHECK(Chosen(codebook, true, {}) == "iq1_s");
+  CHECK(Chosen(codebook, true, DType::kF32) == "f32");
+  CHECK(Chosen(codebook, false, {}) == "f16");
+
+  const IntegerSpec odd_scales{4, 32, true, DType::kF8E4M3};
+  const Model unknown =
+      ListedModel("safetensors", {Listed("a.weight", Encoding::Integer(odd_scales), {4, 64})});
   CHECK(Chosen(unknown, true, DType::kF16) == "[a.weight]");
   CHECK(Chosen(unknown, false, {}) == "[a.weight]");
 
