@@ -6,10 +6,15 @@
 
 namespace pennyweight::limits {
 
+// Reading a file may hold kHeldBytes + kHeldPerByte x its size at once (lib/allowance.h).
+inline constexpr uint64_t kHeldBytes = 64ull << 20;
+inline constexpr uint64_t kHeldPerByte = 4;
 inline constexpr uint64_t kSafetensorsHeaderBytes = 100'000'000;  // the format's own rule, inclusive
 inline constexpr uint64_t kJsonFileBytes = 512ull << 20;          // config, index, tokenizer
 inline constexpr int kJsonDepth = 64;
 inline constexpr uint64_t kJsonValues = 1u << 25;                 // in one document
+inline constexpr uint64_t kJsonTokenBytes = 16u << 20;            // one string or number
+inline constexpr uint64_t kMetadataKeys = 1u << 16;               // __metadata__ of safetensors
 inline constexpr int kTensorRank = 16;
 inline constexpr uint64_t kTensors = 1u << 20;
 inline constexpr uint64_t kShards = 1u << 16;
