@@ -24,7 +24,7 @@ constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
 constexpr uint64_t kFirstRead = 64 << 10;
 // What is held for a key and for a tensor: here, and in the lists of the model.
 constexpr uint64_t kEntryCharge = 512;
-constexpr uint64_t kTensorCharge = 1024;
+constexpr uint64_t kTensorCharge = 640;
 constexpr uint64_t kNameCopies = 6;
 constexpr uint64_t kPrintedCopies = 4;  // a byte that is no text prints as four
 constexpr uint64_t kPrintedElements = 16;

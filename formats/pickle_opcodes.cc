@@ -33,12 +33,13 @@ constexpr std::array<Constructor, 11> kConstructors = {{
 
 }  // namespace
 
-// Items of a dict are charged twice: once more for the search that lists its tensors.
+// Items of a dict are charged once more, for the search that lists its tensors.
 Status PickleMachine::AddTo(PickleId id, const Ids& items) {
   if (items.empty()) return OkStatus();
   Pickle::Node& node = out_.nodes_[id];
   const bool fresh = node.value == Pickle::kEmpty;
-  PW_TRY(Hold((fresh ? sizeof(Ids) : 0) + 2 * items.size() * sizeof(PickleId) +
+  const bool searched = node.kind == PickleKind::kDict || node.kind == PickleKind::kObject;
+  PW_TRY(Hold((fresh ? sizeof(Ids) : 0) + (searched ? 2 * items.size() * sizeof(PickleId) : 0) +
               (node.kind == PickleKind::kObject ? kContainerCharge : 0)));
   if (fresh) {
     node.value = out_.lists_.size();

@@ -417,7 +417,9 @@ std::vector<std::string> StateDictFinder::ForeignNames() const {
     const auto begins = [&](std::string_view prefix) {
       return pickle_.GlobalStartsWith(id, prefix);
     };
-    if (begins("torch.") || begins("__torch__.") || begins("collections.") ||
+    // A whole checkpoint in a string, which PyTorch would load: named, not followed.
+    const bool nested = pickle_.GlobalIs(id, "torch.storage._load_from_bytes");
+    if ((begins("torch.") && !nested) || begins("__torch__.") || begins("collections.") ||
         pickle_.GlobalIs(id, "__builtin__.set") || pickle_.GlobalIs(id, "builtins.set")) {
       continue;
     }
