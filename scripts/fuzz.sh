@@ -35,7 +35,7 @@ if [ "$merge" = yes ]; then
     more=()
     [ -d "build/fuzz/seeds/$name" ] && more+=("build/fuzz/seeds/$name")
     [ -n "${1:-}" ] && [ -d "$1/$name" ] && more+=("$1/$name")
-    "$program" -merge=1 "${limits[@]}" "$corpora/$name" "${more[@]}" >"$log" 2>&1 ||
+    "$program" -set_cover_merge=1 -use_counters=0 "${limits[@]}" "$corpora/$name" "${more[@]}" >"$log" 2>&1 ||
       { tail -20 "$log" >&2; exit 1; }
     echo "$name: $(find "$corpora/$name" -type f | wc -l) files," \
       "$(du -sb "$corpora/$name" | cut -f1) bytes"

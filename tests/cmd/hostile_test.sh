@@ -62,7 +62,7 @@ kib=$(($(wc -c <"$WORK/bomb") * 4 / 1024 + 65536))
 # Address space is more than what is held: stacks, libraries and what the allocator keeps.
 limit=$((kib * 2 + 400000))
 if (ulimit -v $limit && "$P" --help >/dev/null 2>&1); then
-  (ulimit -v $limit && expect 2 offset -- inspect "$WORK/bomb" && exit $failed) ||
+  (ulimit -v $limit && expect 2 overlaps -- inspect "$WORK/bomb" && exit $failed) ||
     fail "a million tensors on one range"
 else
   echo "SKIPPED: the program itself does not run in $limit KiB of address space (a sanitizer?)"
