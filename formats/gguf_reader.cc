@@ -26,7 +26,8 @@ constexpr uint64_t kFirstRead = 64 << 10;
 constexpr uint64_t kEntryCharge = 512;
 constexpr uint64_t kTensorCharge = 640;
 constexpr uint64_t kNameCopies = 6;
-constexpr uint64_t kPrintedCopies = 4;  // a byte that is no text prints as four
+constexpr uint64_t kPrintedCopies =
+    8;  // a byte that is no text prints as four, in a growing string
 constexpr uint64_t kPrintedElements = 16;
 constexpr size_t kNotes = 32;
 

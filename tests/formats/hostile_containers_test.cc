@@ -51,7 +51,8 @@ Result<Model> Open(const std::string& path) {
 void CheckAll(const std::vector<Case>& cases) {
   const ScratchFolder folder;
   for (const Case& c : cases) {
-    CAPTURE(c.id);
+    const std::string id = c.id;
+    CAPTURE(id);
     const std::string path = folder.Write(c.name, c.bytes);
     const auto model = Open(path);
     const std::string said = model.ok() ? "" : ErrorCodeName(model.error().code);
