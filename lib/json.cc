@@ -370,6 +370,10 @@ class JsonBuilder {
 
 namespace {
 
+// Whole trees are made of the files beside the weights only, and a large tokenizer.json written
+// without spaces takes more than its own size allows: these bytes stand for the weights.
+constexpr uint64_t kWeightsBytes = 48 << 20;
+
 // What the parser itself would choke on: a NUL, which it takes for the end of the text, and tokens
 // so long that its buffers would be larger than the tree.
 Status CheckText(std::string_view text) {
@@ -401,7 +405,7 @@ Status CheckText(std::string_view text) {
 
 Result<Json> Json::Parse(std::string_view text) {
   PW_TRY(CheckText(text));
-  JsonBuilder builder(text.size());
+  JsonBuilder builder(text.size() + kWeightsBytes);
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.TakeError();
   return builder.TakeRoot();
 }

@@ -169,7 +169,7 @@ TEST_CASE("pickles") {
   Check("empty dicts", "(" + times(8'000'000, "}") + "l.", "x", parse, "limit");
   Check("calls", "ca\nb\nq\0"s + times(3'000'000, "h\0)R"s) + ".", "x", parse, "limit");
   Check("references to one value", "Nq\0"s + "0(" + times(10'000'000, "h\0"s) + "t.", "x", parse,
-        "limit");
+        "tensor_missing");
   Check("copies of one value", "N" + times(20'000'000, "2") + ".", "x", parse, "invalid_pickle");
   Check("a memo with one far index",
         times(5'000'000, "N0") + "Nr" + test::LittleEndian(uint32_t{10'000'000}) + ".", "x", parse,
