@@ -8,14 +8,10 @@ cd "$(dirname "$0")/.."
 
 merge=no
 [ "${1:-}" = --merge ] && merge=yes && shift
-compiler=${CXX:-clang++-16}
-if ! command -v "$compiler" >/dev/null 2>&1; then
-  scripts/setup.sh clang-16 libclang-rt-16-dev
-fi
+command -v clang++-16 >/dev/null 2>&1 || scripts/setup.sh clang-16 libclang-rt-16-dev
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-if ! { cmake --preset fuzz -DCMAKE_CXX_COMPILER="$compiler" && cmake --build --preset fuzz; } \
-  >"$log" 2>&1; then
+if ! { cmake --preset fuzz && cmake --build --preset fuzz; } >"$log" 2>&1; then
   tail -50 "$log" >&2
   exit 1
 fi
