@@ -186,15 +186,19 @@ TEST_CASE("pickles") {
                    [](size_t i) { return "J" + test::LittleEndian(uint32_t(i)) + "h\1"s; }) +
             "u.",
         "x", parse, "limit");
-  // Modules that share one large dict of attributes: each is looked at once.
-  const std::string attributes = "}q\2(" + test::PklString("_parameters") + "}" +
-                                 test::PklString("_modules") + "}" + times(200'000, "K\1N") + "u0";
-  Check("modules with one dict of attributes",
-        attributes + "ca\nB\nq\3"s + "0}(" +
-            Repeat(50'000,
-                   [](size_t i) { return "J" + test::LittleEndian(uint32_t(i)) + "h\3)Rh\2b"; }) +
-            "u.",
-        "x", parse, "tensor_missing");
+  // Modules that share one large dict: of attributes, which is looked at once, or of parameters,
+  // where the looks are counted.
+  const std::string large = times(200'000, "K\1N");
+  const auto modules = [&](const std::string& parameters, const std::string& attributes) {
+    return "}q\2(" + test::PklString("_parameters") + parameters + test::PklString("_modules") +
+           "}" + attributes + "u0" + "ca\nB\nq\3"s + "0}(" +
+           Repeat(50'000,
+                  [](size_t i) { return "J" + test::LittleEndian(uint32_t(i)) + "h\3)Rh\2b"; }) +
+           "u.";
+  };
+  Check("modules with one dict of attributes", modules("}", large), "x", parse, "tensor_missing");
+  Check("modules with one dict of parameters", modules("}(" + large + "u", ""), "x", parse,
+        "limit");
 }
 
 TEST_CASE("zip directories") {
