@@ -25,6 +25,13 @@ class ArchKeys {
     const GgufEntry* entry = Find(suffix);
     if (entry == nullptr) return Missing(suffix, required);
     std::optional<int64_t> value = file_.AsInteger(*entry);
+    if (entry->count > static_cast<uint64_t>(limits::kLayers)) {
+      return Error(ErrorCode::kConfigInvalid,
+                   fmt::format("key \"{}\" has {} values; at most {} "
+                               "layers are taken",
+                               entry->key, entry->count, limits::kLayers))
+          .At(entry->offset);
+    }
     if (const auto values = file_.AsIntegers(*entry); values && !values->empty()) {
       const bool equal = std::all_of(values->begin(), values->end(),
                                      [&](int64_t v) { return v == values->front(); });

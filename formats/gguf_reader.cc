@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "formats/gguf_text.h"
+#include "lib/allowance.h"
 #include "lib/checked.h"
 #include "lib/limits.h"
 
@@ -21,6 +22,14 @@ namespace {
 constexpr uint64_t kMinEntryBytes = 8 + 1 + 4 + 1;
 constexpr uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;
 constexpr uint64_t kFirstRead = 64 << 10;
+// What is held for a key and for a tensor: here, and in the lists of the model.
+constexpr uint64_t kEntryCharge = 512;
+constexpr uint64_t kTensorCharge = 640;
+constexpr uint64_t kNameCopies = 6;
+constexpr uint64_t kPrintedCopies =
+    8;  // a byte that is no text prints as four, in a growing string
+constexpr uint64_t kPrintedElements = 16;
+constexpr size_t kNotes = 32;
 
 // The start of a file, read as far as the parser has come. Positions are file offsets.
 class HeaderCursor {
@@ -125,7 +134,8 @@ Result<GgufType> TypeFromId(uint32_t id, uint64_t at, std::string_view key) {
 // Fills a GgufFile in the order of its bytes. One use.
 class GgufParser {
  public:
-  explicit GgufParser(GgufFile* out) : out_(*out), cursor_(out->file_) {}
+  explicit GgufParser(GgufFile* out)
+      : out_(*out), cursor_(out->file_), allowance_(out->file_.size()) {}
 
   Status Parse() {
     PW_TRY(ParseStart());
@@ -156,7 +166,19 @@ class GgufParser {
     PW_ASSIGN(tensor_count_, cursor_.Get<uint64_t>("the number of tensors"));
     PW_ASSIGN(key_count_, cursor_.Get<uint64_t>("the number of keys"));
     PW_TRY(CheckCount(cursor_, 8, tensor_count_, kMinTensorBytes, limits::kTensors, "tensors"));
-    return CheckCount(cursor_, 16, key_count_, kMinEntryBytes, limits::kGgufKeys, "metadata keys");
+    PW_TRY(CheckCount(cursor_, 16, key_count_, kMinEntryBytes, limits::kGgufKeys, "metadata keys"));
+    return Hold(tensor_count_ * kTensorCharge + key_count_ * kEntryCharge, "the header", 8);
+  }
+
+  // Charges what is about to be kept.
+  Status Hold(uint64_t bytes, const char* what, uint64_t at) {
+    if (allowance_.Take(bytes)) return OkStatus();
+    return Allowance::Exceeded(what).At(at);
+  }
+
+  void Note(std::string text) {
+    if (out_.notes_.size() < kNotes) out_.notes_.push_back(std::move(text));
+    if (out_.notes_.size() == kNotes) out_.notes_.push_back("and more of the like");
   }
 
   static Status CheckVersion(uint32_t version) {
@@ -194,6 +216,9 @@ class GgufParser {
     entry.offset = cursor_.pos();
     PW_TRY(PassElements(entry));
     entry.bytes = cursor_.pos() - entry.offset;
+    PW_TRY(Hold(kNameCopies * entry.key.size(), "the metadata", at));
+    const bool printed = entry.element == GgufType::kString && entry.count <= kPrintedElements;
+    if (printed) PW_TRY(Hold(kPrintedCopies * entry.bytes, "the metadata", at));
     out_.entries_.push_back(std::move(entry));
     return OkStatus();
   }
@@ -225,7 +250,7 @@ class GgufParser {
     if (entry.element != GgufType::kBool) return OkStatus();
     const uint8_t* values = cursor_.At(begin);
     const bool odd = std::any_of(values, values + bytes, [](uint8_t b) { return b > 1; });
-    if (odd) out_.notes_.push_back(fmt::format("key \"{}\": a boolean is not 0 or 1", entry.key));
+    if (odd) Note(fmt::format("key \"{:.200}\": a boolean is not 0 or 1", entry.key));
     return OkStatus();
   }
 
@@ -271,9 +296,10 @@ class GgufParser {
           .At(at);
     }
     if (tensor.name.size() > kGgufTensorNameBytes) {
-      out_.notes_.push_back(fmt::format("tensor \"{}\": llama.cpp takes names of up to {} bytes",
-                                        tensor.name, kGgufTensorNameBytes));
+      Note(fmt::format("tensor \"{}\": llama.cpp takes names of up to {} bytes", tensor.name,
+                       kGgufTensorNameBytes));
     }
+    PW_TRY(Hold(kNameCopies * tensor.name.size(), "the list of tensors", at));
     Status status = ParseTensorBody(&tensor);
     if (!status.ok()) return std::move(status).TakeError().InTensor(tensor.name).At(at);
     out_.tensors_.push_back(std::move(tensor));
@@ -372,7 +398,7 @@ class GgufParser {
       return a.offset < b.offset;
     };
     if (!std::is_sorted(tensors.begin(), tensors.end(), by_offset)) {
-      out_.notes_.push_back("tensors are not stored in the order of their list, as llama.cpp asks");
+      Note("tensors are not stored in the order of their list, as llama.cpp asks");
       std::stable_sort(tensors.begin(), tensors.end(), by_offset);
     }
     uint64_t end = data_start;  // of the data so far; every end is inside the file
@@ -386,8 +412,8 @@ class GgufParser {
             .At(tensor.offset);
       }
       if (tensor.offset - end >= out_.alignment_) {
-        out_.notes_.push_back(fmt::format("{} unused bytes stand before tensor \"{}\"",
-                                          tensor.offset - end, tensor.name));
+        Note(fmt::format("{} unused bytes stand before tensor \"{}\"", tensor.offset - end,
+                         tensor.name));
       }
       end = tensor.offset + tensor.bytes;
       before = &tensor;
@@ -395,13 +421,14 @@ class GgufParser {
     }
     const uint64_t rest = out_.file_.size() - end;
     if (rest >= out_.alignment_) {
-      out_.notes_.push_back(fmt::format("{} bytes follow the last tensor", rest));
+      Note(fmt::format("{} bytes follow the last tensor", rest));
     }
     return OkStatus();
   }
 
   GgufFile& out_;
   HeaderCursor cursor_;
+  Allowance allowance_;
   uint64_t tensor_count_ = 0;
   uint64_t key_count_ = 0;
 };
@@ -540,8 +567,7 @@ std::optional<std::vector<int64_t>> GgufFile::AsIntegers(const GgufEntry& entry)
 std::string GgufFile::Printable(const GgufEntry& entry) const {
   if (entry.type == GgufType::kString) return EscapeText(*AsString(entry));
   if (entry.type != GgufType::kArray) return PrintElement(entry.type, Payload(entry), 0);
-  constexpr uint64_t kShown = 16;
-  if (entry.count > kShown) {
+  if (entry.count > kPrintedElements) {
     const char* plural = entry.element == GgufType::kString ? " strings" : "";
     return plural[0] != 0
                ? fmt::format("[{}{}]", entry.count, plural)

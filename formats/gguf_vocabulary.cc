@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "formats/gguf_metadata.h"
+#include "lib/allowance.h"
 #include "lib/limits.h"
 
 namespace pennyweight {
@@ -11,7 +12,8 @@ namespace {
 
 constexpr std::string_view kPrefix = "tokenizer.ggml.";
 constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
-constexpr float kUnusedScore = -10000.0f;                // llama.cpp's converter
+constexpr uint64_t kTokenCharge = 128;     // a token, and its texts and numbers while they are read
+constexpr float kUnusedScore = -10000.0f;  // llama.cpp's converter
 
 Error Bad(std::string text) { return Error(ErrorCode::kTokenizer, std::move(text)); }
 
@@ -59,18 +61,22 @@ Status ReadTokens(const GgufFile& file, Vocabulary* out) {
     return Bad(fmt::format("the metadata have no key \"{}{}\"", kPrefix,
                            tokens == nullptr ? "tokens" : "scores"));
   }
+  // Before anything is decoded: lists of another length, or of more tokens than the file warrants.
+  if (scores->count != tokens->count || (types != nullptr && types->count != tokens->count)) {
+    return Bad(fmt::format("{} tokens, {} scores, {} types", tokens->count, scores->count,
+                           types != nullptr ? types->count : tokens->count));
+  }
+  if (tokens->count == 0 || tokens->count > limits::kVocabulary) {
+    return Bad(fmt::format("{} tokens; 1 to {} are read", tokens->count, limits::kVocabulary));
+  }
+  if (!Allowance(file.file().size()).Take(tokens->count * kTokenCharge + 4 * tokens->bytes)) {
+    return Allowance::Exceeded("the vocabulary").At(tokens->offset);
+  }
   const auto texts = file.AsStrings(*tokens);
   const auto score_list = file.AsDoubles(*scores);
   const auto type_list = types == nullptr ? std::nullopt : file.AsIntegers(*types);
   if (!texts || !score_list || (types != nullptr && !type_list)) {
     return Bad("the lists of tokens, scores and types are not of strings, numbers and integers");
-  }
-  if (texts->size() != score_list->size() || (type_list && type_list->size() != texts->size())) {
-    return Bad(fmt::format("{} tokens, {} scores, {} types", texts->size(), score_list->size(),
-                           type_list ? type_list->size() : texts->size()));
-  }
-  if (texts->empty() || texts->size() > limits::kVocabulary) {
-    return Bad(fmt::format("{} tokens; 1 to {} are read", texts->size(), limits::kVocabulary));
   }
   out->tokens.resize(texts->size());
   bool bytes[256] = {};

@@ -35,22 +35,36 @@ std::string Pickle::GlobalName(PickleId id) const {
   return fmt::format("{}.{}", view(module), view(name));
 }
 
-std::vector<PickleId> Pickle::items(PickleId id) const {
+bool Pickle::GlobalStartsWith(PickleId id, std::string_view prefix) const {
+  const auto view = [&](uint64_t text) {
+    return std::string_view(buffer_).substr(text >> 32, text & 0xFFFFFFFFu);
+  };
+  const std::string_view module = view(globals_[nodes_[id].value].first);
+  if (prefix.size() <= module.size()) return module.starts_with(prefix);
+  return prefix.starts_with(module) && prefix[module.size()] == '.' &&
+         view(globals_[nodes_[id].value].second).starts_with(prefix.substr(module.size() + 1));
+}
+
+bool Pickle::GlobalIs(PickleId id, std::string_view name) const {
+  const auto& [module, own] = globals_[nodes_[id].value];
+  return (module & 0xFFFFFFFFu) + 1 + (own & 0xFFFFFFFFu) == name.size() &&
+         GlobalStartsWith(id, name);
+}
+
+std::span<const PickleId> Pickle::items(PickleId id) const {
   const Node& node = nodes_[id];
   switch (node.kind) {
     case PickleKind::kTuple:
     case PickleKind::kPersistent: {
-      const auto begin = pool_.begin() + static_cast<std::ptrdiff_t>(node.value >> 32);
-      return {begin, begin + static_cast<std::ptrdiff_t>(node.value & 0xFFFFFFFFu)};
+      return std::span(pool_).subspan(node.value >> 32, node.value & 0xFFFFFFFFu);
     }
     case PickleKind::kList:
     case PickleKind::kSet:
     case PickleKind::kDict:
-      return node.value == kEmpty ? std::vector<PickleId>() : lists_[node.value];
-    case PickleKind::kObject: {
-      const std::vector<PickleId>& list = lists_[node.value];
-      return {list.begin() + kObjectHead, list.end()};
-    }
+      if (node.value == kEmpty) return {};
+      return lists_[node.value];
+    case PickleKind::kObject:
+      return std::span(lists_[node.value]).subspan(kObjectHead);
     default:
       return {};
   }
@@ -61,21 +75,27 @@ std::optional<PickleId> Pickle::state(PickleId id) const {
   return state == kNoState ? std::nullopt : std::optional<PickleId>(state);
 }
 
-Result<Pickle> Pickle::Parse(std::string bytes) {
-  return PickleMachine(std::move(bytes), nullptr, 0).Run();
+Result<Pickle> Pickle::Parse(std::string bytes, uint64_t file_bytes) {
+  return PickleMachine(std::move(bytes), file_bytes).Run();
 }
 
-Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin) {
-  Result<Pickle> pickle = PickleMachine("", &file, begin).Run();
+Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin, uint64_t max_bytes) {
+  Result<Pickle> pickle = PickleMachine(file, begin, max_bytes).Run();
   if (!pickle.ok()) return std::move(pickle).TakeError().InFile(file.path());
   return pickle;
 }
 
-PickleMachine::PickleMachine(std::string bytes, const ReadFile* file, uint64_t begin)
-    : file_(file), begin_(begin) {
+PickleMachine::PickleMachine(std::string bytes, uint64_t file_bytes)
+    : limit_(bytes.size()), out_(std::max<uint64_t>(file_bytes, bytes.size())) {
   out_.buffer_ = std::move(bytes);
-  limit_ = file != nullptr ? file->size() - std::min(begin, file->size()) : out_.buffer_.size();
 }
+
+PickleMachine::PickleMachine(const ReadFile& file, uint64_t begin, uint64_t max_bytes)
+    : file_(&file),
+      begin_(begin),
+      limit_(file.size() - std::min(begin, file.size())),
+      max_bytes_(std::min(max_bytes, limits::kPickleBytes)),
+      out_(file.size()) {}
 
 Error PickleMachine::Fail(std::string message) const {
   return Error(ErrorCode::kInvalidPickle, std::move(message)).At(begin_ + op_at_);
@@ -92,14 +112,19 @@ Status PickleMachine::Need(uint64_t bytes) {
     return Fail("an opcode of the pickle goes past the end of its frame");
   }
   const uint64_t end = cursor_ + bytes;
-  if (end > limits::kPickleBytes) {
-    return Error(ErrorCode::kLimit,
-                 fmt::format("the pickle has more than {} bytes", limits::kPickleBytes))
+  if (end > max_bytes_) {
+    return Error(ErrorCode::kLimit, fmt::format("the pickle has more than {} bytes", max_bytes_))
         .At(begin_ + op_at_);
   }
   const uint64_t have = out_.buffer_.size();
   if (end <= have) return OkStatus();
   const uint64_t wanted = std::min(std::max(end, have + kWindow), limit_);
+  if (wanted > out_.buffer_.capacity()) {
+    const uint64_t room = std::min(std::max(wanted, 2 * have), limit_);
+    PW_TRY(Hold(room));
+    out_.allowance_.Return(std::exchange(buffer_charge_, room));
+    out_.buffer_.reserve(room);
+  }
   out_.buffer_.resize(wanted);
   return file_->ReadAt(begin_ + have, out_.buffer_.data() + have, wanted - have);
 }
@@ -146,19 +171,42 @@ Result<PickleId> PickleMachine::Add(PickleKind kind, uint64_t value) {
                  fmt::format("the pickle has more than {} values", limits::kPickleNodes))
         .At(begin_ + op_at_);
   }
+  // A dict is looked through, and perhaps remembered as a part of the state dict.
+  PW_TRY(Hold(sizeof(Pickle::Node) + (kind == PickleKind::kDict ? kContainerCharge : 0)));
   out_.nodes_.push_back({kind, value});
   return static_cast<PickleId>(out_.nodes_.size() - 1);
 }
 
 Status PickleMachine::Push(PickleKind kind, uint64_t value) {
   PW_ASSIGN(const PickleId id, Add(kind, value));
+  return PushId(id);
+}
+
+Status PickleMachine::PushId(PickleId id) {
   stack_.push_back(id);
+  if (stack_.size() <= stack_charge_) return OkStatus();
+  stack_charge_ = stack_.size();
+  return Hold(sizeof(PickleId));
+}
+
+Status PickleMachine::Hold(uint64_t bytes) {
+  if (out_.allowance_.Take(bytes)) return OkStatus();
+  return Allowance::Exceeded("the pickle").At(begin_ + op_at_);
+}
+
+// What the elements take when the vector has to grow for them, the old ones included until they
+// are copied.
+Status PickleMachine::HoldGrowth(const Ids& ids, size_t more) {
+  if (ids.size() + more <= ids.capacity()) return OkStatus();
+  PW_TRY(Hold(std::max(2 * ids.capacity(), ids.size() + more) * sizeof(PickleId)));
+  out_.allowance_.Return(ids.capacity() * sizeof(PickleId));
   return OkStatus();
 }
 
 Status PickleMachine::PushTuple(const Ids& items) {
   // Every element was pushed by an opcode of its own, so the pool is no longer than the pickle.
   const uint64_t start = out_.pool_.size();
+  PW_TRY(HoldGrowth(out_.pool_, items.size()));
   out_.pool_.insert(out_.pool_.end(), items.begin(), items.end());
   return Push(PickleKind::kTuple, start << 32 | items.size());
 }
@@ -172,6 +220,8 @@ Result<PickleId> PickleMachine::Pop() {
 
 Result<PickleMachine::Ids> PickleMachine::PopToMark() {
   if (marks_.empty()) return Fail("the pickle uses a mark that was not set");
+  PW_TRY(Hold((stack_.size() - marks_.back()) * sizeof(PickleId)));
+  out_.allowance_.Return((stack_.size() - marks_.back()) * sizeof(PickleId));
   Ids items(stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back()), stack_.end());
   stack_.resize(marks_.back());
   marks_.pop_back();
@@ -182,7 +232,10 @@ Status PickleMachine::Put(uint64_t index) {
   if (stack_.size() <= Floor()) return Fail("the pickle memoizes a value of an empty stack");
   // Writers number what they memoize, so an index beyond the opcodes so far is made to hurt.
   if (index > ops_) return Fail(fmt::format("the memo index {} is far too large", index));
-  if (index >= memo_.size()) memo_.resize(index + 1, kNoMemo);
+  if (index >= memo_.size()) {
+    PW_TRY(Hold((index + 1 - memo_.size()) * sizeof(PickleId)));
+    memo_.resize(index + 1, kNoMemo);
+  }
   memo_[index] = stack_.back();
   return OkStatus();
 }
@@ -191,8 +244,7 @@ Status PickleMachine::Get(uint64_t index) {
   if (index >= memo_.size() || memo_[index] == kNoMemo) {
     return Fail(fmt::format("the pickle uses the memo {}, which was not set", index));
   }
-  stack_.push_back(memo_[index]);
-  return OkStatus();
+  return PushId(memo_[index]);
 }
 
 Status PickleMachine::Frame() {
@@ -227,7 +279,7 @@ Result<bool> PickleMachine::StackOp(uint8_t op) {
       return true;
     case '2':  // DUP
       if (stack_.size() <= Floor()) return Fail("the pickle copies from an empty stack");
-      stack_.push_back(stack_.back());
+      PW_TRY(PushId(stack_.back()));
       return true;
     case 0x95:
       PW_TRY(Frame());

@@ -9,12 +9,15 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "lib/allowance.h"
 #include "lib/file.h"
 #include "lib/result.h"
 
@@ -43,11 +46,14 @@ enum class PickleKind : uint8_t {
 class Pickle {
  public:
   // Parses the pickle that `bytes` begin with. Errors: kInvalidPickle with the offset of the
-  // opcode, kTruncated, kLimit (limits::kPickle*); offsets count from the start of `bytes`.
-  static Result<Pickle> Parse(std::string bytes);
-  // The same of the pickle at `begin` of a file; reads as far as needed, a window at a time.
-  // Offsets count from the start of the file, which errors name. Errors also: kIo.
-  static Result<Pickle> Parse(const ReadFile& file, uint64_t begin);
+  // opcode, kTruncated, kLimit (limits::kPickle*, lib/allowance.h); offsets count from the start of
+  // `bytes`. `file_bytes`: of the file that they come from, for the allowance.
+  static Result<Pickle> Parse(std::string bytes, uint64_t file_bytes = 0);
+  // The same of the pickle at `begin` of a file; reads as far as needed, a window at a time, and
+  // takes `max_bytes` at most. Offsets count from the start of the file, which errors name.
+  // Errors also: kIo.
+  static Result<Pickle> Parse(const ReadFile& file, uint64_t begin,
+                              uint64_t max_bytes = limits::kPickleBytes);
 
   PickleId root() const { return root_; }
   // Bytes of the pickle, with its STOP.
@@ -62,14 +68,20 @@ class Pickle {
   std::string_view text(PickleId id) const;
   // "module.name" of a kGlobal.
   std::string GlobalName(PickleId id) const;
+  // The same compared, without building it.
+  bool GlobalIs(PickleId id, std::string_view name) const;
+  bool GlobalStartsWith(PickleId id, std::string_view prefix) const;
   // Elements of a container (see PickleKind), pid of a persistent value; of an object what was put
   // into it after the call (items of subclasses of list and dict).
-  std::vector<PickleId> items(PickleId id) const;
+  // Valid as long as the pickle.
+  std::span<const PickleId> items(PickleId id) const;
   // Of an object: what was to be called, with which tuple of arguments, and the state that it was
   // to be given (BUILD).
   PickleId callable(PickleId id) const { return lists_[nodes_[id].value][0]; }
   PickleId arguments(PickleId id) const { return lists_[nodes_[id].value][1]; }
   std::optional<PickleId> state(PickleId id) const;
+  // What is left for those who look through the values.
+  const Allowance& allowance() const { return allowance_; }
 
  private:
   friend class PickleMachine;
@@ -85,13 +97,15 @@ class Pickle {
   static constexpr PickleId kNoState = ~PickleId{0};
   static constexpr size_t kObjectHead = 3;  // callable, arguments, state; then items
 
-  Pickle() = default;
+  explicit Pickle(uint64_t file_bytes) : allowance_(file_bytes) {}
 
   std::string buffer_;
-  std::vector<Node> nodes_;
+  // Deques grow without copying, so that what is held is what is charged.
+  std::deque<Node> nodes_;
   std::vector<PickleId> pool_;
-  std::vector<std::vector<PickleId>> lists_;
-  std::vector<std::pair<uint64_t, uint64_t>> globals_;  // texts of module and name
+  std::deque<std::vector<PickleId>> lists_;
+  std::deque<std::pair<uint64_t, uint64_t>> globals_;  // texts of module and name
+  Allowance allowance_;
   PickleId root_ = 0;
   uint64_t bytes_ = 0;
 };

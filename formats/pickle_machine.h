@@ -1,6 +1,7 @@
 // The stack machine behind Pickle::Parse. Internal to formats/pickle*.cc.
 #pragma once
 
+#include <deque>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,8 +12,8 @@ namespace pennyweight {
 
 class PickleMachine {
  public:
-  // `file` null: the pickle is in `bytes`. Else it is read from `begin` of the file.
-  PickleMachine(std::string bytes, const ReadFile* file, uint64_t begin);
+  PickleMachine(std::string bytes, uint64_t file_bytes);
+  PickleMachine(const ReadFile& file, uint64_t begin, uint64_t max_bytes);
   Result<Pickle> Run();
 
  private:
@@ -32,10 +33,14 @@ class PickleMachine {
   // Stack.
   Result<PickleId> Add(PickleKind kind, uint64_t value);
   Status Push(PickleKind kind, uint64_t value);
+  Status PushId(PickleId id);
   Status PushTuple(const Ids& items);
   Result<PickleId> Pop();
   // Everything above the last mark, which goes too.
   Result<Ids> PopToMark();
+  // Charges what is about to be kept. Errors: kLimit.
+  Status Hold(uint64_t bytes);
+  Status HoldGrowth(const Ids& ids, size_t more);
   size_t Floor() const { return marks_.empty() ? 0 : marks_.back(); }
 
   // Opcodes by group; false: not one of the group.
@@ -63,21 +68,28 @@ class PickleMachine {
   // What calling `callable` with the tuple `arguments` gives: a container, or an object.
   Status Call(PickleId callable, PickleId arguments);
   Status Build(PickleId state);
-  Ids* MutableItems(PickleId id);
+  // Adds items to a list, set, dict or object.
+  Status AddTo(PickleId id, const Ids& items);
 
-  const ReadFile* file_;
-  uint64_t begin_;
-  uint64_t limit_;       // bytes that there are at most
-  uint64_t cursor_ = 0;  // in the buffer
-  uint64_t op_at_ = 0;   // of the current opcode
+  // What the search for tensors may keep for a dict or for an object with contents.
+  static constexpr uint64_t kContainerCharge = 192;
+
+  const ReadFile* file_ = nullptr;
+  uint64_t begin_ = 0;
+  uint64_t limit_;  // bytes that there are at most
+  uint64_t max_bytes_ = limits::kPickleBytes;
+  uint64_t buffer_charge_ = 0;
+  size_t stack_charge_ = 0;  // most values at once
+  uint64_t cursor_ = 0;      // in the buffer
+  uint64_t op_at_ = 0;       // of the current opcode
   uint64_t ops_ = 0;
   uint64_t copied_ = 0;  // values that constructors copied
   uint64_t frame_end_ = 0;
   bool in_frame_ = false;
   Pickle out_;
-  Ids stack_;
+  std::deque<PickleId> stack_;
   std::vector<size_t> marks_;
-  Ids memo_;  // kNoMemo where nothing was put
+  std::deque<PickleId> memo_;  // kNoMemo where nothing was put
   static constexpr PickleId kNoMemo = ~PickleId{0};
 };
 

@@ -33,14 +33,22 @@ constexpr std::array<Constructor, 11> kConstructors = {{
 
 }  // namespace
 
-// The items of a list, set, dict or object that can still grow.
-PickleMachine::Ids* PickleMachine::MutableItems(PickleId id) {
+// Items of a dict are charged once more, for the search that lists its tensors.
+Status PickleMachine::AddTo(PickleId id, const Ids& items) {
+  if (items.empty()) return OkStatus();
   Pickle::Node& node = out_.nodes_[id];
-  if (node.value == Pickle::kEmpty) {
+  const bool fresh = node.value == Pickle::kEmpty;
+  const bool searched = node.kind == PickleKind::kDict || node.kind == PickleKind::kObject;
+  PW_TRY(Hold((fresh ? sizeof(Ids) : 0) + (searched ? 2 * items.size() * sizeof(PickleId) : 0) +
+              (node.kind == PickleKind::kObject ? kContainerCharge : 0)));
+  if (fresh) {
     node.value = out_.lists_.size();
     out_.lists_.emplace_back();
   }
-  return &out_.lists_[node.value];
+  Ids& list = out_.lists_[node.value];
+  PW_TRY(HoldGrowth(list, items.size()));
+  list.insert(list.end(), items.begin(), items.end());
+  return OkStatus();
 }
 
 Status PickleMachine::Append(const Ids& items) {
@@ -49,10 +57,7 @@ Status PickleMachine::Append(const Ids& items) {
   if (kind != PickleKind::kList && kind != PickleKind::kObject) {
     return Fail("the pickle appends to what is not a list");
   }
-  if (items.empty()) return OkStatus();
-  Ids* list = MutableItems(stack_.back());
-  list->insert(list->end(), items.begin(), items.end());
-  return OkStatus();
+  return AddTo(stack_.back(), items);
 }
 
 Status PickleMachine::AddItems(const Ids& items) {
@@ -60,10 +65,7 @@ Status PickleMachine::AddItems(const Ids& items) {
   if (out_.kind(stack_.back()) != PickleKind::kSet) {
     return Fail("the pickle adds items to what is not a set");
   }
-  if (items.empty()) return OkStatus();
-  Ids* list = MutableItems(stack_.back());
-  list->insert(list->end(), items.begin(), items.end());
-  return OkStatus();
+  return AddTo(stack_.back(), items);
 }
 
 Status PickleMachine::SetItems(const Ids& items) {
@@ -73,10 +75,7 @@ Status PickleMachine::SetItems(const Ids& items) {
     return Fail("the pickle sets items of what is not a dict");
   }
   if (items.size() % 2 != 0) return Fail("the pickle sets a key without a value");
-  if (items.empty()) return OkStatus();
-  Ids* list = MutableItems(stack_.back());
-  list->insert(list->end(), items.begin(), items.end());
-  return OkStatus();
+  return AddTo(stack_.back(), items);
 }
 
 Result<bool> PickleMachine::ContainerOp(uint8_t op) {
@@ -146,10 +145,11 @@ Status PickleMachine::Global(uint64_t module, uint64_t name) {
     const bool plain = std::all_of(view.begin(), view.end(), [](char c) {
       return static_cast<unsigned char>(c) > 0x20 && c != 0x7f;
     });
-    if (view.empty() || view.size() > limits::kPickleLineBytes || !plain) {
+    if (view.empty() || view.size() > limits::kPickleNameBytes || !plain) {
       return Fail("the name of a function or class in the pickle is malformed");
     }
   }
+  PW_TRY(Hold(sizeof(out_.globals_[0])));
   PW_TRY(Push(PickleKind::kGlobal, out_.globals_.size()));
   out_.globals_.emplace_back(module, name);
   return OkStatus();
@@ -170,8 +170,7 @@ Status PickleMachine::Construct(PickleKind kind, std::string_view name, const Id
   // Its argument is what makes the values that are missing, which nobody asks for here.
   const bool empty = arguments.empty() || name == "collections.defaultdict";
   if (!empty && out_.kind(arguments[0]) == kind && kind == PickleKind::kTuple) {
-    stack_.push_back(arguments[0]);
-    return OkStatus();
+    return PushId(arguments[0]);
   }
   Ids items;
   if (!empty) {
@@ -180,15 +179,16 @@ Status PickleMachine::Construct(PickleKind kind, std::string_view name, const Id
         from != PickleKind::kDict) {
       return Fail(fmt::format("{} is made of what is not a container", name));
     }
-    items = out_.items(arguments[0]);
-    PW_TRY(Charge(items.size()));
+    const auto given = out_.items(arguments[0]);
+    PW_TRY(Charge(given.size()));
+    items.assign(given.begin(), given.end());
     if (kind == PickleKind::kDict && from != PickleKind::kDict) {
       Ids flat;
       PW_TRY(Charge(items.size()));
       for (const PickleId pair : items) {
         const PickleKind pair_kind = out_.kind(pair);
         const bool fits = pair_kind == PickleKind::kTuple || pair_kind == PickleKind::kList;
-        const Ids entry = fits ? out_.items(pair) : Ids();
+        const auto entry = fits ? out_.items(pair) : std::span<const PickleId>();
         if (entry.size() != 2) return Fail(fmt::format("{} is made of no pairs", name));
         flat.insert(flat.end(), entry.begin(), entry.end());
       }
@@ -199,8 +199,7 @@ Status PickleMachine::Construct(PickleKind kind, std::string_view name, const Id
   }
   if (kind == PickleKind::kTuple) return PushTuple(items);
   PW_TRY(Push(kind, Pickle::kEmpty));
-  if (!items.empty()) *MutableItems(stack_.back()) = std::move(items);
-  return OkStatus();
+  return AddTo(stack_.back(), items);
 }
 
 Status PickleMachine::Call(PickleId callable, PickleId arguments) {
@@ -212,7 +211,8 @@ Status PickleMachine::Call(PickleId callable, PickleId arguments) {
       const auto& [module, name] = out_.globals_[out_.nodes_[callable].value];
       for (const Constructor& constructor : kConstructors) {
         if (View(module) != constructor.module || View(name) != constructor.name) continue;
-        return Construct(constructor.kind, out_.GlobalName(callable), out_.items(arguments));
+        const auto given = out_.items(arguments);
+        return Construct(constructor.kind, out_.GlobalName(callable), {given.begin(), given.end()});
       }
       break;
     }
@@ -222,6 +222,7 @@ Status PickleMachine::Call(PickleId callable, PickleId arguments) {
     default:
       return Fail("the pickle calls what is neither a function nor a class");
   }
+  PW_TRY(Hold(sizeof(Ids) + 4 * sizeof(PickleId)));
   PW_TRY(Push(PickleKind::kObject, out_.lists_.size()));
   out_.lists_.push_back({callable, arguments, Pickle::kNoState});
   return OkStatus();
@@ -232,6 +233,7 @@ Status PickleMachine::Build(PickleId state) {
   const PickleId id = stack_.back();
   switch (out_.kind(id)) {
     case PickleKind::kObject:
+      PW_TRY(Hold(kContainerCharge));
       out_.lists_[out_.nodes_[id].value][2] = state;
       return OkStatus();
     case PickleKind::kDict:  // attributes of an OrderedDict (_metadata): not of use here
@@ -282,6 +284,8 @@ Result<bool> PickleMachine::CallOp(uint8_t op) {
     case 'Q': {  // BINPERSID
       PW_ASSIGN(const PickleId pid, Pop());
       const uint64_t start = out_.pool_.size();
+      PW_TRY(HoldGrowth(out_.pool_, 1));
+      PW_TRY(Hold(3 * sizeof(PickleId)));  // its place in the list of storages
       out_.pool_.push_back(pid);
       PW_TRY(Push(PickleKind::kPersistent, start << 32 | 1));
       return true;

@@ -21,6 +21,7 @@ using std::literals::operator""sv;
 constexpr std::string_view kMagic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv;
 constexpr int64_t kLegacyProtocol = 1001;
 constexpr uint64_t kSmallRecord = 1024;
+constexpr uint64_t kSmallPickle = 64 << 10;
 
 Error NotACheckpoint(std::string text) {
   return Error(ErrorCode::kUnknownFormat, std::move(text))
@@ -60,6 +61,18 @@ Result<bool> ReadByteOrder(const ReadFile& file, const ZipArchive& archive,
   return order == "big";
 }
 
+// New files say at which multiple their records begin. Nothing depends on it here.
+Status CheckAlignmentNote(const ReadFile& file, const ZipArchive& archive,
+                          const std::string& prefix, TorchCheckpoint* checkpoint) {
+  const ZipEntry* entry = archive.Find(prefix + ".storage_alignment");
+  if (entry == nullptr) return OkStatus();
+  PW_ASSIGN(const std::string text, ReadZipEntry(file, *entry, kSmallRecord));
+  const bool number = !text.empty() && text.size() < 20 &&
+                      text.find_first_not_of("0123456789") == std::string::npos;
+  if (!number) checkpoint->notes["storage_alignment"] = "is not a number";
+  return OkStatus();
+}
+
 Result<TorchFile> ReadZipFile(const ReadFile& file) {
   PW_ASSIGN(const ZipArchive archive, ZipArchive::Open(file));
   PW_ASSIGN(const std::string prefix, PrefixOf(archive));
@@ -71,7 +84,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
             : "the zip archive is not a PyTorch checkpoint: it has no data.pkl");
   }
   PW_ASSIGN(std::string bytes, ReadZipEntry(file, *entry, limits::kPickleBytes));
-  Result<Pickle> pickle = Pickle::Parse(std::move(bytes));
+  Result<Pickle> pickle = Pickle::Parse(std::move(bytes), file.size());
   if (!pickle.ok()) {
     Error error = std::move(pickle).TakeError();
     if (error.offset >= 0) error.offset += static_cast<int64_t>(entry->offset);
@@ -106,6 +119,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
       });
   const auto unused = records - static_cast<std::ptrdiff_t>(out.records.size());
   if (unused > 0) out.checkpoint.notes["unused_records"] = std::to_string(unused);
+  PW_TRY(CheckAlignmentNote(file, archive, prefix, &out.checkpoint));
   if (archive.Find(prefix + "constants.pkl") != nullptr) {
     out.checkpoint.notes["torchscript"] = "the code of the archive was not read";
   }
@@ -115,7 +129,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
 // {'protocol_version': 1001, 'little_endian': True, 'type_sizes': {...}}: whether it is big-endian.
 Result<bool> ReadSystemInfo(const Pickle& info, uint64_t at) {
   if (info.kind(info.root()) == PickleKind::kDict) {
-    const std::vector<PickleId> items = info.items(info.root());
+    const auto items = info.items(info.root());
     for (size_t i = 0; i + 1 < items.size(); i += 2) {
       if (info.kind(items[i]) == PickleKind::kString && info.text(items[i]) == "little_endian" &&
           info.kind(items[i + 1]) == PickleKind::kBool) {
@@ -175,27 +189,42 @@ Status PlaceStorages(const ReadFile& file, const Pickle& keys, uint64_t at, bool
   return OkStatus();
 }
 
+// The pickles in front of the value: each is small, and is gone before the next is read. Returns
+// where the value begins.
+Result<uint64_t> ReadLegacyStart(const ReadFile& file, bool* big_endian) {
+  uint64_t at = 0;
+  {
+    PW_ASSIGN(const Pickle magic, Pickle::Parse(file, at, kSmallPickle));
+    // The number itself, not a call that would give it: a scanner was fooled that way.
+    if (magic.kind(magic.root()) != PickleKind::kBigInteger || magic.text(magic.root()) != kMagic) {
+      return NotACheckpoint("this is a Python pickle, but none that torch.save wrote").At(0);
+    }
+    at += magic.bytes();
+  }
+  {
+    PW_ASSIGN(const Pickle protocol, Pickle::Parse(file, at, kSmallPickle));
+    if (protocol.kind(protocol.root()) != PickleKind::kInteger ||
+        protocol.integer(protocol.root()) != kLegacyProtocol) {
+      return Error(ErrorCode::kInvalidHeader, "the checkpoint is of an unknown version").At(at);
+    }
+    at += protocol.bytes();
+  }
+  PW_ASSIGN(const Pickle info, Pickle::Parse(file, at, kSmallPickle));
+  PW_ASSIGN(*big_endian, ReadSystemInfo(info, at));
+  return at + info.bytes();
+}
+
 Result<TorchFile> ReadLegacyFile(const ReadFile& file) {
-  PW_ASSIGN(const Pickle magic, Pickle::Parse(file, 0));
-  // The number itself, not a call that would give it: a scanner was fooled that way.
-  if (magic.kind(magic.root()) != PickleKind::kBigInteger || magic.text(magic.root()) != kMagic) {
-    return NotACheckpoint("this is a Python pickle, but none that torch.save wrote").At(0);
-  }
-  uint64_t at = magic.bytes();
-  PW_ASSIGN(const Pickle protocol, Pickle::Parse(file, at));
-  if (protocol.kind(protocol.root()) != PickleKind::kInteger ||
-      protocol.integer(protocol.root()) != kLegacyProtocol) {
-    return Error(ErrorCode::kInvalidHeader, "the checkpoint is of an unknown version").At(at);
-  }
-  at += protocol.bytes();
-  PW_ASSIGN(const Pickle info, Pickle::Parse(file, at));
   TorchFile out;
-  PW_ASSIGN(out.big_endian, ReadSystemInfo(info, at));
-  at += info.bytes();
-  PW_ASSIGN(const Pickle pickle, Pickle::Parse(file, at));
-  PW_ASSIGN(out.checkpoint, ReadTorchPickle(pickle, /*legacy=*/true));
-  at += pickle.bytes();
-  PW_ASSIGN(const Pickle keys, Pickle::Parse(file, at));
+  PW_ASSIGN(uint64_t at, ReadLegacyStart(file, &out.big_endian));
+  {
+    PW_ASSIGN(const Pickle pickle, Pickle::Parse(file, at));
+    PW_ASSIGN(out.checkpoint, ReadTorchPickle(pickle, /*legacy=*/true));
+    at += pickle.bytes();
+  }
+  // Keys are written one by one: 1 KiB for each is more than any writer needs.
+  const uint64_t key_bytes = kSmallPickle + out.checkpoint.storages.size() * kSmallRecord;
+  PW_ASSIGN(const Pickle keys, Pickle::Parse(file, at, key_bytes));
   PW_TRY(PlaceStorages(file, keys, at + keys.bytes(), out.big_endian, &out.checkpoint));
   return out;
 }

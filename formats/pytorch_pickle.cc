@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <set>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <unordered_set>
@@ -17,7 +18,7 @@
 namespace pennyweight {
 namespace {
 
-using Ids = std::vector<PickleId>;
+using Ids = std::span<const PickleId>;
 
 // Where training programs put the weights beside other things; the first that is there.
 constexpr std::array<std::string_view, 9> kUsualNames = {
@@ -25,6 +26,10 @@ constexpr std::array<std::string_view, 9> kUsualNames = {
     "params",     "weights",          "generator", "ema",
 };
 constexpr size_t kNamesInNotes = 8;
+constexpr size_t kBuffersLeftOut = 1 << 16;
+// A tensor here and in the reader's lists, without its name and with it.
+constexpr uint64_t kTensorCharge = 1024;
+constexpr uint64_t kNameCopies = 6;
 
 bool StartsWith(std::string_view text, std::string_view prefix) {
   return text.substr(0, prefix.size()) == prefix;
@@ -33,9 +38,19 @@ bool StartsWith(std::string_view text, std::string_view prefix) {
 // Adam's moments have the shapes of the weights, but are none.
 bool IsOptimizer(std::string_view name) { return StartsWith(name, "optim"); }
 
+// A value in a dict; keys become text when they are needed.
 struct Child {
-  std::string name;
+  PickleId key;
   PickleId id;
+};
+
+// What stands where in the attributes of a torch.nn.Module.
+struct ModuleParts {
+  bool is_module = false;
+  std::optional<PickleId> parameters;
+  std::optional<PickleId> buffers;
+  std::optional<PickleId> modules;
+  std::optional<PickleId> not_persistent;
 };
 
 // What a value is to the search for tensors.
@@ -44,20 +59,33 @@ enum class Role { kOther, kTensor, kDict, kModule };
 class StateDictFinder {
  public:
   StateDictFinder(const Pickle& pickle, const TorchStorages& storages)
-      : pickle_(pickle), storages_(storages) {}
+      : pickle_(pickle), storages_(storages), allowance_(storages.allowance()) {}
 
   Result<TorchCheckpoint> Run();
 
  private:
+  // A dict or module that was reached, by which key of which other place. Paths are made when they
+  // are needed: many places may have long ones.
+  static constexpr uint32_t kRoot = ~uint32_t{0};
   struct Place {
-    PickleId id;
+    PickleId id = 0;
+    PickleId key = 0;
+    uint32_t parent = kRoot;  // index into the list of places
+    uint16_t path_bytes = 0;
+    uint8_t depth = 0;
+  };
+  using Places = std::vector<Place>;
+  // Where the state dict is, and by which path.
+  struct Found {
+    PickleId id = 0;
     std::string path;
-    int depth;
+    int depth = 0;
   };
 
   Role RoleOf(PickleId id) const;
   // A key as text; nullopt for keys that name nothing (tuples, objects).
   std::optional<std::string> KeyText(PickleId id) const;
+  std::string ChildName(const Child& child) const { return KeyText(child.key).value_or(""); }
   // Pairs of `items` that are or may hold tensors. Not those whose names are in `except`.
   void AddPairs(const Ids& items, const std::set<std::string>& except,
                 std::vector<Child>* children) const;
@@ -69,27 +97,30 @@ class StateDictFinder {
   }
   // The dict of an object's attributes, or nullopt.
   std::optional<PickleId> Attributes(PickleId id) const;
-  std::optional<PickleId> Lookup(PickleId dict, std::string_view key) const;
-  // Whether these are the attributes of a torch.nn.Module. Remembered, as many objects may share
-  // one dict.
-  bool HasModuleAttributes(PickleId dict) const;
+  // Remembered, as many objects may share one dict.
+  const ModuleParts& PartsOf(PickleId dict) const;
   // Values of the tensor, as far as they can be told.
   uint64_t Elements(PickleId id) const;
 
   // Everything that can hold tensors, below `id`; each value once.
-  std::vector<Place> Containers(PickleId id) const;
+  Places Containers(PickleId id) const;
+  std::string PathOf(const Places& places, const Place& place) const;
   bool HoldsTensors(PickleId id) const;
-  Result<Place> Select() const;
-  Status Flatten(const Place& root, TorchCheckpoint* out) const;
-  Status AddTensor(const std::string& name, PickleId id, TorchCheckpoint* out) const;
-  void AddNotes(const Place& root, TorchCheckpoint* out) const;
+  Result<Found> Select() const;
+  Status Flatten(PickleId root, TorchCheckpoint* out);
+  Status AddTensor(const std::string& name, PickleId id, TorchCheckpoint* out);
+  void AddNotes(const Found& root, TorchCheckpoint* out) const;
   Error NoTensors() const;
+  Status CheckWork() const;
   // Names of functions and classes that have no meaning here.
   std::vector<std::string> ForeignNames() const;
 
   const Pickle& pickle_;
   const TorchStorages& storages_;
-  mutable std::unordered_map<PickleId, bool> module_attributes_;
+  Allowance allowance_;
+  mutable std::unordered_map<PickleId, ModuleParts> module_parts_;
+  // Pairs looked at. Dicts may stand in many places, so it is not bounded by the file's size.
+  mutable uint64_t work_ = 0;
 };
 
 Role StateDictFinder::RoleOf(PickleId id) const {
@@ -98,10 +129,10 @@ Role StateDictFinder::RoleOf(PickleId id) const {
   if (IsTorchTensor(pickle_, id)) return Role::kTensor;
   const std::optional<PickleId> attributes = Attributes(id);
   if (attributes) {
-    if (HasModuleAttributes(*attributes)) return Role::kModule;
+    if (PartsOf(*attributes).is_module) return Role::kModule;
     const PickleId callable = pickle_.callable(id);
     const bool script = pickle_.kind(callable) == PickleKind::kGlobal &&
-                        StartsWith(pickle_.GlobalName(callable), "__torch__.");
+                        pickle_.GlobalStartsWith(callable, "__torch__.");
     if (script) return Role::kModule;
   }
   // A subclass of dict: what was put into it came as keys and values.
@@ -126,10 +157,17 @@ std::optional<std::string> StateDictFinder::KeyText(PickleId id) const {
 
 void StateDictFinder::AddPairs(const Ids& items, const std::set<std::string>& except,
                                std::vector<Child>* children) const {
+  work_ += items.size() / 2;
+  if (work_ > limits::kPickleWork) return;
+  children->reserve(children->size() + items.size() / 2);
   for (size_t i = 0; i + 1 < items.size(); i += 2) {
-    std::optional<std::string> name = KeyText(items[i]);
-    if (!name || RoleOf(items[i + 1]) == Role::kOther || except.count(*name) != 0) continue;
-    children->push_back({*std::move(name), items[i + 1]});
+    const PickleKind kind = pickle_.kind(items[i]);
+    if (kind != PickleKind::kString && kind != PickleKind::kBytes && kind != PickleKind::kInteger) {
+      continue;
+    }
+    if (RoleOf(items[i + 1]) == Role::kOther) continue;
+    if (!except.empty() && except.count(*KeyText(items[i])) != 0) continue;
+    children->push_back({items[i], items[i + 1]});
   }
 }
 
@@ -144,20 +182,22 @@ std::optional<PickleId> StateDictFinder::Attributes(PickleId id) const {
   return state;
 }
 
-std::optional<PickleId> StateDictFinder::Lookup(PickleId dict, std::string_view key) const {
-  std::optional<PickleId> found;
+const ModuleParts& StateDictFinder::PartsOf(PickleId dict) const {
+  const auto [place, fresh] = module_parts_.emplace(dict, ModuleParts());
+  ModuleParts& parts = place->second;
+  if (!fresh) return parts;
   const Ids items = pickle_.items(dict);
+  work_ += items.size() / 2;
   for (size_t i = 0; i + 1 < items.size(); i += 2) {
-    const bool text = pickle_.kind(items[i]) == PickleKind::kString;
-    if (text && pickle_.text(items[i]) == key) found = items[i + 1];
+    if (pickle_.kind(items[i]) != PickleKind::kString) continue;
+    const std::string_view key = pickle_.text(items[i]);
+    if (key == "_parameters") parts.parameters = items[i + 1];
+    if (key == "_buffers") parts.buffers = items[i + 1];
+    if (key == "_modules") parts.modules = items[i + 1];
+    if (key == "_non_persistent_buffers_set") parts.not_persistent = items[i + 1];
   }
-  return found;
-}
-
-bool StateDictFinder::HasModuleAttributes(PickleId dict) const {
-  const auto [place, fresh] = module_attributes_.emplace(dict, false);
-  if (fresh) place->second = Lookup(dict, "_parameters") && Lookup(dict, "_modules");
-  return place->second;
+  parts.is_module = parts.parameters && parts.modules;
+  return parts;
 }
 
 // What Module.state_dict() would give: parameters, buffers but those that are not persistent, and
@@ -166,20 +206,22 @@ std::vector<Child> StateDictFinder::ModuleChildren(PickleId id) const {
   std::vector<Child> children;
   const std::optional<PickleId> attributes = Attributes(id);
   if (!attributes) return children;
-  if (!Lookup(*attributes, "_parameters")) {  // TorchScript: attributes alone
+  const ModuleParts& parts = PartsOf(*attributes);
+  if (!parts.parameters) {  // TorchScript: attributes alone
     AddPairs(pickle_.items(*attributes), {}, &children);
     return children;
   }
   std::set<std::string> left_out;
-  if (const auto set = Lookup(*attributes, "_non_persistent_buffers_set")) {
-    for (const PickleId name : pickle_.items(*set)) {
+  if (parts.not_persistent) {
+    const Ids names = pickle_.items(*parts.not_persistent);
+    work_ += names.size();
+    for (const PickleId name : names.first(std::min(names.size(), kBuffersLeftOut))) {
       if (const auto text = KeyText(name)) left_out.insert(*text);
     }
   }
-  for (const char* part : {"_parameters", "_buffers", "_modules"}) {
-    const std::optional<PickleId> dict = Lookup(*attributes, part);
+  for (const std::optional<PickleId>& dict : {parts.parameters, parts.buffers, parts.modules}) {
     if (!dict || pickle_.kind(*dict) != PickleKind::kDict) continue;
-    const bool buffers = std::string_view(part) == "_buffers";
+    const bool buffers = dict == parts.buffers;
     AddPairs(pickle_.items(*dict), buffers ? left_out : std::set<std::string>(), &children);
   }
   return children;
@@ -198,27 +240,42 @@ uint64_t StateDictFinder::Elements(PickleId id) const {
   return static_cast<uint64_t>(ElementCount(tensor->shape).value_or(1));
 }
 
-std::vector<StateDictFinder::Place> StateDictFinder::Containers(PickleId id) const {
-  std::vector<Place> places;
+StateDictFinder::Places StateDictFinder::Containers(PickleId id) const {
+  Places places;
   std::unordered_set<PickleId> seen;
-  const auto visit = [&](PickleId at, std::string path, int depth) {
-    const Role role = RoleOf(at);
+  const auto visit = [&](const Place& place) {
+    const Role role = RoleOf(place.id);
     if (role != Role::kDict && role != Role::kModule) return;
-    if (depth > limits::kStateDictDepth || path.size() > limits::kTensorNameBytes) return;
-    if (seen.insert(at).second) places.push_back({at, std::move(path), depth});
+    if (place.depth > limits::kStateDictDepth) return;
+    if (seen.insert(place.id).second) places.push_back(place);
   };
-  visit(id, "", 0);
+  visit({.id = id});
   // Modules may share one large dict of parameters: what is looked at is counted, not what is new.
   uint64_t looked_at = 0;
-  for (size_t i = 0; i < places.size() && looked_at < limits::kTensors; ++i) {
+  for (uint32_t i = 0; i < places.size() && looked_at < limits::kTensors; ++i) {
     const Place place = places[i];  // a copy: the vector grows
     for (const Child& child : Children(place.id)) {
       ++looked_at;
-      visit(child.id, place.path.empty() ? child.name : place.path + "." + child.name,
-            place.depth + 1);
+      if (RoleOf(child.id) == Role::kTensor) continue;
+      const size_t bytes = place.path_bytes + ChildName(child).size() + (i > 0 ? 1 : 0);
+      if (bytes > limits::kTensorNameBytes) continue;
+      visit({.id = child.id,
+             .key = child.key,
+             .parent = i,
+             .path_bytes = static_cast<uint16_t>(bytes),
+             .depth = static_cast<uint8_t>(place.depth + 1)});
     }
   }
   return places;
+}
+
+std::string StateDictFinder::PathOf(const Places& places, const Place& place) const {
+  std::string path;
+  for (const Place* at = &place; at->parent != kRoot; at = &places[at->parent]) {
+    const std::string key = KeyText(at->key).value_or("");
+    path = path.empty() ? key : key + "." + path;
+  }
+  return path;
 }
 
 bool StateDictFinder::HoldsTensors(PickleId id) const {
@@ -230,8 +287,12 @@ bool StateDictFinder::HoldsTensors(PickleId id) const {
   return false;
 }
 
-Result<StateDictFinder::Place> StateDictFinder::Select() const {
-  Place at = {pickle_.root(), "", 0};
+std::string Join(const std::string& path, const std::string& name) {
+  return path.empty() ? name : path + "." + name;
+}
+
+Result<StateDictFinder::Found> StateDictFinder::Select() const {
+  Found at = {pickle_.root(), "", 0};
   // A usual name is followed from dict to dict; inside of a module it is a part of the model.
   for (bool moved = true; moved && at.depth < limits::kStateDictDepth;) {
     moved = false;
@@ -239,20 +300,19 @@ Result<StateDictFinder::Place> StateDictFinder::Select() const {
     const std::vector<Child> children = Children(at.id);
     for (const std::string_view usual : kUsualNames) {
       const auto child = std::find_if(children.begin(), children.end(),
-                                      [&](const Child& c) { return c.name == usual; });
+                                      [&](const Child& c) { return ChildName(c) == usual; });
       if (child == children.end() || RoleOf(child->id) == Role::kTensor) continue;
       if (!HoldsTensors(child->id)) continue;
-      at = {child->id, at.path.empty() ? child->name : at.path + "." + child->name, at.depth + 1};
+      at = {child->id, Join(at.path, ChildName(*child)), at.depth + 1};
       moved = true;
       break;
     }
   }
   if (RoleOf(at.id) == Role::kModule && HoldsTensors(at.id)) return at;
-  std::optional<Place> best;
+  std::optional<Found> best;
   uint64_t most = 0;
-  for (const Place& place : Containers(at.id)) {
-    // Below an optimizer: the path says so at some step.
-    if (IsOptimizer(place.path) || place.path.find(".optim") != std::string::npos) continue;
+  const Places places = Containers(at.id);
+  for (const Place& place : places) {
     uint64_t elements = 0;
     bool any = false;
     for (const Child& child : Children(place.id)) {
@@ -262,19 +322,30 @@ Result<StateDictFinder::Place> StateDictFinder::Select() const {
     }
     // Tensors of the dict itself: it is the state dict, whatever else is in it.
     if (any && place.id == at.id) return at;
-    if (any && (!best || elements > most)) {
-      best = place;
-      most = elements;
-    }
+    if (!any || (best && elements <= most)) continue;
+    // Below an optimizer: the path says so at some step.
+    std::string path = PathOf(places, place);
+    if (IsOptimizer(path) || path.find(".optim") != std::string::npos) continue;
+    best = Found{place.id, std::move(path), place.depth};
+    most = elements;
   }
+  PW_TRY(CheckWork());
   if (!best) return NoTensors();
   // Under a usual name the dict is meant as a whole, nested as it may be.
   if (!at.path.empty()) return at;
   return *best;
 }
 
-Status StateDictFinder::AddTensor(const std::string& name, PickleId id,
-                                  TorchCheckpoint* out) const {
+Error HeldTooOften() {
+  return Error(ErrorCode::kLimit, "the dicts of the checkpoint hold each other too often");
+}
+
+Status StateDictFinder::CheckWork() const {
+  if (work_ > limits::kPickleWork) return HeldTooOften();
+  return OkStatus();
+}
+
+Status StateDictFinder::AddTensor(const std::string& name, PickleId id, TorchCheckpoint* out) {
   if (name.empty() || name.size() > limits::kTensorNameBytes ||
       name.find('\0') != std::string::npos) {
     return Error(ErrorCode::kInvalidName,
@@ -284,6 +355,9 @@ Status StateDictFinder::AddTensor(const std::string& name, PickleId id,
   if (out->tensors.size() >= limits::kTensors) {
     return Error(ErrorCode::kLimit, fmt::format("more than {} tensors", limits::kTensors));
   }
+  if (!allowance_.Take(kTensorCharge + kNameCopies * name.size())) {
+    return Allowance::Exceeded("the list of tensors");
+  }
   Result<TorchTensor> tensor = ReadTorchTensor(pickle_, storages_, id);
   if (!tensor.ok()) return std::move(tensor).TakeError().InTensor(name);
   tensor->name = name;
@@ -291,20 +365,22 @@ Status StateDictFinder::AddTensor(const std::string& name, PickleId id,
   return OkStatus();
 }
 
-Status StateDictFinder::Flatten(const Place& root, TorchCheckpoint* out) const {
-  std::vector<Place> open = {{root.id, "", 0}};
+Status StateDictFinder::Flatten(PickleId root, TorchCheckpoint* out) {
+  Places places = {{.id = root}};
+  std::vector<uint32_t> open = {0};
   std::unordered_set<std::string> names;
   // A dict may stand in many places, and a few dicts inside each other in very many.
   uint64_t visited = 0;
   while (!open.empty()) {
-    const Place place = std::move(open.back());
+    const uint32_t at = open.back();
     open.pop_back();
-    std::vector<Place> inner;
+    const Place place = places[at];
+    const std::string path = PathOf(places, place);
+    const size_t first_inner = places.size();
     for (const Child& child : Children(place.id)) {
-      if (++visited > limits::kTensors) {
-        return Error(ErrorCode::kLimit, "the dicts of the checkpoint hold each other too often");
-      }
-      const std::string name = place.path.empty() ? child.name : place.path + "." + child.name;
+      if (++visited > limits::kTensors) return HeldTooOften();
+      const std::string key = ChildName(child);
+      const std::string name = Join(path, key);
       if (RoleOf(child.id) == Role::kTensor) {
         if (!names.insert(name).second) {
           return Error(ErrorCode::kDuplicateKey, "the tensor is in the state dict twice")
@@ -313,29 +389,41 @@ Status StateDictFinder::Flatten(const Place& root, TorchCheckpoint* out) const {
         PW_TRY(AddTensor(name, child.id, out));
         continue;
       }
-      if (RoleOf(place.id) == Role::kDict && IsOptimizer(child.name)) continue;
+      if (RoleOf(place.id) == Role::kDict && IsOptimizer(key)) continue;
       if (place.depth >= limits::kStateDictDepth || name.size() > limits::kTensorNameBytes) {
         return Error(
             ErrorCode::kLimit,
             fmt::format("dicts of more than {} levels, or with names of more than {} bytes",
                         limits::kStateDictDepth, limits::kTensorNameBytes));
       }
-      inner.push_back({child.id, name, place.depth + 1});
+      if (!allowance_.Take(3 * sizeof(Place))) return Allowance::Exceeded("the list of dicts");
+      places.push_back({.id = child.id,
+                        .key = child.key,
+                        .parent = at,
+                        .path_bytes = static_cast<uint16_t>(name.size()),
+                        .depth = static_cast<uint8_t>(place.depth + 1)});
     }
-    open.insert(open.end(), inner.rbegin(), inner.rend());
+    for (size_t i = places.size(); i > first_inner; --i) {
+      open.push_back(static_cast<uint32_t>(i - 1));
+    }
   }
-  return OkStatus();
+  return CheckWork();
 }
 
 std::vector<std::string> StateDictFinder::ForeignNames() const {
   std::set<std::string> names;
   for (PickleId id = 0; id < pickle_.size(); ++id) {
     if (pickle_.kind(id) != PickleKind::kGlobal) continue;
-    std::string name = pickle_.GlobalName(id);
-    if (StartsWith(name, "torch.") || StartsWith(name, "__torch__.") ||
-        StartsWith(name, "collections.") || name == "__builtin__.set" || name == "builtins.set") {
+    const auto begins = [&](std::string_view prefix) {
+      return pickle_.GlobalStartsWith(id, prefix);
+    };
+    // A whole checkpoint in a string, which PyTorch would load: named, not followed.
+    const bool nested = pickle_.GlobalIs(id, "torch.storage._load_from_bytes");
+    if ((begins("torch.") && !nested) || begins("__torch__.") || begins("collections.") ||
+        pickle_.GlobalIs(id, "__builtin__.set") || pickle_.GlobalIs(id, "builtins.set")) {
       continue;
     }
+    std::string name = pickle_.GlobalName(id);
     for (char& c : name) c = static_cast<unsigned char>(c) < 0x7f ? c : '?';
     names.insert(name.substr(0, 100));
     if (names.size() > kNamesInNotes) break;
@@ -357,27 +445,31 @@ Error StateDictFinder::NoTensors() const {
       .Hint("save the weights alone: torch.save(model.state_dict(), \"model.pt\")");
 }
 
-void StateDictFinder::AddNotes(const Place& root, TorchCheckpoint* out) const {
+void StateDictFinder::AddNotes(const Found& root, TorchCheckpoint* out) const {
   if (!root.path.empty()) out->notes["state_dict"] = root.path;
   std::set<std::string> others;
   std::set<std::string> strangers;
   std::unordered_set<PickleId> inside;
-  for (const Place& place : Containers(root.id)) {
+  const Places own = Containers(root.id);
+  for (const Place& place : own) {
     inside.insert(place.id);
     if (RoleOf(place.id) != Role::kDict) continue;
     const Ids items = pickle_.items(place.id);
     for (size_t i = 0; i + 1 < items.size() && strangers.size() < kNamesInNotes; i += 2) {
+      if (!IsStranger(items[i + 1])) continue;
       const std::optional<std::string> key = KeyText(items[i]);
-      if (!key || !IsStranger(items[i + 1])) continue;
-      strangers.insert(place.path.empty() ? *key : place.path + "." + *key);
+      if (key) strangers.insert(Join(PathOf(own, place), *key));
     }
   }
   if (!strangers.empty()) out->notes["not_tensors"] = fmt::format("{}", fmt::join(strangers, ", "));
-  for (const Place& place : Containers(pickle_.root())) {
-    if (inside.count(place.id) != 0) continue;
+  const Places all = Containers(pickle_.root());
+  for (const Place& place : all) {
+    if (inside.count(place.id) != 0 || others.size() >= kNamesInNotes) continue;
+    const std::string path = PathOf(all, place);
     for (const Child& child : Children(place.id)) {
       if (RoleOf(child.id) != Role::kTensor) continue;
-      others.insert(place.path.empty() ? child.name : place.path.substr(0, place.path.find('.')));
+      others.insert(path.empty() ? ChildName(child) : path.substr(0, path.find('.')));
+      if (others.size() >= kNamesInNotes) break;
     }
   }
   if (!others.empty()) out->notes["not_read"] = fmt::format("{}", fmt::join(others, ", "));
@@ -387,8 +479,8 @@ void StateDictFinder::AddNotes(const Place& root, TorchCheckpoint* out) const {
 
 Result<TorchCheckpoint> StateDictFinder::Run() {
   TorchCheckpoint checkpoint;
-  PW_ASSIGN(const Place root, Select());
-  PW_TRY(Flatten(root, &checkpoint));
+  PW_ASSIGN(const Found root, Select());
+  PW_TRY(Flatten(root.id, &checkpoint));
   if (checkpoint.tensors.empty()) return NoTensors();
   AddNotes(root, &checkpoint);
   checkpoint.storages = storages_.list();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -13,7 +14,7 @@
 namespace pennyweight {
 namespace {
 
-using Ids = std::vector<PickleId>;
+using Ids = std::span<const PickleId>;
 
 struct StorageType {
   std::string_view name;  // in torch, torch.cuda or torch.storage
@@ -87,9 +88,10 @@ std::string_view StorageTypeName(std::string_view global) {
 }
 
 // torch._tensor was torch.tensor before PyTorch 1.8.
-bool IsRebuildFromType(std::string_view name) {
-  return name == "torch._tensor._rebuild_from_type_v2" ||
-         name == "torch._tensor._rebuild_from_type" || name == "torch.tensor._rebuild_from_type";
+bool IsRebuildFromType(const Pickle& pickle, PickleId global) {
+  return pickle.GlobalIs(global, "torch._tensor._rebuild_from_type_v2") ||
+         pickle.GlobalIs(global, "torch._tensor._rebuild_from_type") ||
+         pickle.GlobalIs(global, "torch.tensor._rebuild_from_type");
 }
 
 Error Malformed(std::string text) { return Error(ErrorCode::kInvalidPickle, std::move(text)); }
@@ -112,7 +114,7 @@ Result<Rebuild> Unwrap(const Pickle& pickle, PickleId id) {
     if (!pickle.items(id).empty()) return Malformed("items were put into a tensor");
     rebuild.function = pickle.GlobalName(pickle.callable(id));
     rebuild.arguments = pickle.items(pickle.arguments(id));
-    if (IsRebuildFromType(rebuild.function)) {
+    if (IsRebuildFromType(pickle, pickle.callable(id))) {
       // (function, type, arguments, state): a subclass of Tensor.
       const Ids& a = rebuild.arguments;
       if (a.size() != 4 || pickle.kind(a[0]) != PickleKind::kGlobal ||
@@ -251,8 +253,7 @@ bool IsTorchTensor(const Pickle& pickle, PickleId id) {
   if (pickle.kind(id) != PickleKind::kObject) return false;
   const PickleId callable = pickle.callable(id);
   if (pickle.kind(callable) != PickleKind::kGlobal) return false;
-  const std::string name = pickle.GlobalName(callable);
-  return StartsWith(name, kRebuild) || IsRebuildFromType(name);
+  return pickle.GlobalStartsWith(callable, kRebuild) || IsRebuildFromType(pickle, callable);
 }
 
 Result<TorchTensor> ReadTorchTensor(const Pickle& pickle, const TorchStorages& storages,
@@ -297,7 +298,7 @@ Result<TorchTensor> ReadTorchTensor(const Pickle& pickle, const TorchStorages& s
 }
 
 Result<TorchStorages> TorchStorages::Read(const Pickle& pickle, bool legacy) {
-  TorchStorages storages;
+  TorchStorages storages(pickle.allowance());
   for (PickleId id = 0; id < pickle.size(); ++id) {
     if (pickle.kind(id) == PickleKind::kPersistent) PW_TRY(storages.Add(pickle, id, legacy));
   }
@@ -305,12 +306,18 @@ Result<TorchStorages> TorchStorages::Read(const Pickle& pickle, bool legacy) {
 }
 
 std::optional<size_t> TorchStorages::Find(PickleId id) const {
-  const auto found = by_node_.find(id);
-  return found == by_node_.end() ? std::nullopt : std::optional<size_t>(found->second);
+  const auto found = std::lower_bound(by_node_.begin(), by_node_.end(), std::pair(id, 0u));
+  if (found == by_node_.end() || found->first != id) return std::nullopt;
+  return found->second;
 }
 
 Status TorchStorages::Add(const Pickle& pickle, PickleId id, bool legacy) {
   const PickleId pid = pickle.items(id)[0];
+  // One tuple may name the same storage over and over.
+  if (const auto known = by_pid_.find(pid); known != by_pid_.end()) {
+    by_node_.emplace_back(id, known->second);
+    return OkStatus();
+  }
   const Ids parts = pickle.kind(pid) == PickleKind::kTuple ? pickle.items(pid) : Ids();
   const auto is_text = [&](size_t i) {
     return i < parts.size() && pickle.kind(parts[i]) == PickleKind::kString;
@@ -325,6 +332,9 @@ Status TorchStorages::Add(const Pickle& pickle, PickleId id, bool legacy) {
   }
   if (legacy && pickle.kind(parts[5]) != PickleKind::kNone) {
     return Unsupported("a storage is a view of another one (PyTorch before 0.4)");
+  }
+  if (!allowance_.Take(kStorageCharge) || pickle.text(parts[2]).size() > limits::kStorageKeyBytes) {
+    return Error(ErrorCode::kLimit, "the pickle names far too many storages, or by endless names");
   }
   TorchStorage storage;
   storage.key = std::string(pickle.text(parts[2]));
@@ -349,7 +359,8 @@ Status TorchStorages::Add(const Pickle& pickle, PickleId id, bool legacy) {
   storage.elements = static_cast<uint64_t>(elements);
   storage.bytes = *bytes;
   const auto [place, fresh] = by_key_.emplace(storage.key, list_.size());
-  by_node_[id] = place->second;
+  by_node_.emplace_back(id, static_cast<uint32_t>(place->second));
+  by_pid_.emplace(pid, static_cast<uint32_t>(place->second));
   if (fresh) {
     list_.push_back(std::move(storage));
     return OkStatus();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "formats/detect.h"
 #include "formats/readers.h"
 #include "formats/shard_index.h"
+#include "lib/allowance.h"
 #include "lib/checked.h"
 #include "lib/json.h"
 #include "lib/limits.h"
@@ -23,11 +25,33 @@ static_assert(std::endian::native == std::endian::little, "tensors are used as t
 constexpr uint64_t kLengthBytes = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
 
-// One tensor's entry, still with offsets from the start of the data.
+// One tensor's entry, still with offsets from the start of the data. Small, as a header may list a
+// million of them before the first contradiction.
 struct Entry {
-  TensorInfo info;
   uint64_t begin = 0;
   uint64_t end = 0;
+  uint32_t name = 0;  // begin in Entries::names
+  uint32_t dims = 0;  // begin in Entries::dims
+  uint16_t name_bytes = 0;
+  uint8_t rank = 0;
+  DType dtype = DType::kF32;
+};
+
+// What a TensorInfo costs beside what its name and shape hold: its path, and the finding of names.
+constexpr uint64_t kInfoBytes = sizeof(TensorInfo) + 256;
+
+struct Entries {
+  std::vector<Entry> list;
+  std::string names;
+  std::vector<int64_t> dims;
+
+  std::string_view Name(const Entry& entry) const {
+    return std::string_view(names).substr(entry.name, entry.name_bytes);
+  }
+  Shape ShapeOf(const Entry& entry) const {
+    const auto begin = dims.begin() + entry.dims;
+    return Shape(begin, begin + entry.rank);
+  }
 };
 
 Status CheckName(std::string_view name, std::string_view what) {
@@ -43,11 +67,14 @@ Status CheckName(std::string_view name, std::string_view what) {
   return OkStatus();
 }
 
-Result<std::map<std::string, std::string>> ParseMetadata(const Json& json) {
+Status ParseMetadata(const Json& json, std::map<std::string, std::string>* metadata) {
   if (!json.is_object()) {
     return Error(ErrorCode::kMetadataNotString, "__metadata__ must be an object of strings");
   }
-  std::map<std::string, std::string> metadata;
+  if (json.members().size() > limits::kMetadataKeys) {
+    return Error(ErrorCode::kLimit, fmt::format("__metadata__ has {} keys; at most {} are taken",
+                                                json.members().size(), limits::kMetadataKeys));
+  }
   for (const auto& [key, value] : json.members()) {
     if (!value.is_string()) {
       return Error(ErrorCode::kMetadataNotString,
@@ -56,9 +83,9 @@ Result<std::map<std::string, std::string>> ParseMetadata(const Json& json) {
     if (key.find('\0') != std::string::npos || value.str().find('\0') != std::string::npos) {
       return Error(ErrorCode::kInvalidName, "__metadata__ contains a NUL");
     }
-    metadata.emplace(key, value.str());
+    metadata->emplace(key, value.str());
   }
-  return metadata;
+  return OkStatus();
 }
 
 // An array of unsigned integers under `key`.
@@ -84,8 +111,8 @@ Result<std::vector<uint64_t>> UnsignedList(const Json& entry, const char* key, s
   return numbers;
 }
 
-// Bytes that `dims` elements of `dtype` take. Also fills `shape`.
-Result<uint64_t> StoredBytes(const std::vector<uint64_t>& dims, DType dtype, Shape* shape) {
+// Bytes that a tensor of `dims` and `dtype` takes.
+Result<uint64_t> StoredBytes(const std::vector<uint64_t>& dims, DType dtype) {
   uint64_t elements = 1;
   for (const uint64_t dim : dims) {
     const std::optional<uint64_t> product = CheckedMul(elements, dim);
@@ -94,22 +121,21 @@ Result<uint64_t> StoredBytes(const std::vector<uint64_t>& dims, DType dtype, Sha
                    fmt::format("the shape [{}] has too many elements", fmt::join(dims, ", ")));
     }
     elements = *product;
-    shape->push_back(static_cast<int64_t>(dim));
   }
   const std::optional<uint64_t> bits =
       CheckedMul(elements, static_cast<uint64_t>(DTypeBits(dtype)));
   if (!bits) {
-    return Error(ErrorCode::kOverflow, fmt::format("the size of {} {} does not fit 64 bits",
-                                                   ShapeToString(*shape), DTypeName(dtype)));
+    return Error(ErrorCode::kOverflow, fmt::format("the size of [{}] {} does not fit 64 bits",
+                                                   fmt::join(dims, ", "), DTypeName(dtype)));
   }
   if (*bits % 8 != 0) {
-    return Error(ErrorCode::kMisaligned,
-                 fmt::format("{} {} ends inside a byte", ShapeToString(*shape), DTypeName(dtype)));
+    return Error(ErrorCode::kMisaligned, fmt::format("[{}] {} ends inside a byte",
+                                                     fmt::join(dims, ", "), DTypeName(dtype)));
   }
   return *bits / 8;
 }
 
-Result<Entry> ParseEntry(const std::string& name, const Json& json) {
+Status ParseEntry(std::string_view name, const Json& json, Entries* entries) {
   PW_TRY(CheckName(name, "the name of a tensor"));
   if (!json.is_object()) {
     return Error(ErrorCode::kInvalidHeader, "a tensor's entry must be an object");
@@ -132,39 +158,43 @@ Result<Entry> ParseEntry(const std::string& name, const Json& json) {
         ErrorCode::kInvalidHeader,
         fmt::format("\"data_offsets\" must be [begin, end], not {} numbers", offsets.size()));
   }
-  Entry entry;
-  entry.begin = offsets[0];
-  entry.end = offsets[1];
-  PW_ASSIGN(entry.info.bytes, StoredBytes(dims, *dtype, &entry.info.shape));
-  if (entry.end < entry.begin) {
+  PW_ASSIGN(const uint64_t bytes, StoredBytes(dims, *dtype));
+  if (offsets[1] < offsets[0]) {
     return Error(
         ErrorCode::kInvalidOffset,
-        fmt::format("data_offsets [{}, {}] end before they begin", entry.begin, entry.end));
+        fmt::format("data_offsets [{}, {}] end before they begin", offsets[0], offsets[1]));
   }
-  if (entry.end - entry.begin != entry.info.bytes) {
-    return Error(
-        ErrorCode::kInvalidTensor,
-        fmt::format("{} {} needs {} bytes, data_offsets give {}", ShapeToString(entry.info.shape),
-                    dtype_name->str(), entry.info.bytes, entry.end - entry.begin));
+  if (offsets[1] - offsets[0] != bytes) {
+    return Error(ErrorCode::kInvalidTensor,
+                 fmt::format("[{}] {} needs {} bytes, data_offsets give {}", fmt::join(dims, ", "),
+                             dtype_name->str(), bytes, offsets[1] - offsets[0]));
   }
-  entry.info.name = name;
-  entry.info.stored_name = name;
-  entry.info.encoding = Encoding::Plain(*dtype);
-  return entry;
+  // All of these are bounded by the header's own size, or by the caps above.
+  entries->list.push_back({.begin = offsets[0],
+                           .end = offsets[1],
+                           .name = static_cast<uint32_t>(entries->names.size()),
+                           .dims = static_cast<uint32_t>(entries->dims.size()),
+                           .name_bytes = static_cast<uint16_t>(name.size()),
+                           .rank = static_cast<uint8_t>(dims.size()),
+                           .dtype = *dtype});
+  entries->names += name;
+  for (const uint64_t dim : dims) entries->dims.push_back(static_cast<int64_t>(dim));
+  return OkStatus();
 }
 
-// The ranges, in order, must cover [0, data_bytes) without hole or overlap.
-Status CheckRanges(const std::vector<Entry>& entries, uint64_t data_begin, uint64_t file_size) {
+// Sorted by offset, then name, so that the order of empty tensors does not depend on the writer.
+// The ranges must cover [0, data_bytes) without hole or overlap.
+Status CheckRanges(const Entries& entries, uint64_t data_begin, uint64_t file_size) {
   const uint64_t data_bytes = file_size - data_begin;
   uint64_t expected = 0;
-  for (const Entry& entry : entries) {
+  for (const Entry& entry : entries.list) {
     if (entry.begin != expected) {
       const char* what = entry.begin > expected ? "leaves a hole behind" : "overlaps";
       return Error(ErrorCode::kInvalidOffset,
                    fmt::format("the tensor's data begin at {} and {} the data before, which end at "
                                "{} (counted from the end of the header)",
                                entry.begin, what, expected))
-          .InTensor(entry.info.name);
+          .InTensor(std::string(entries.Name(entry)));
     }
     expected = entry.end;
   }
@@ -174,14 +204,48 @@ Status CheckRanges(const std::vector<Entry>& entries, uint64_t data_begin, uint6
                  fmt::format("{} bytes follow the last tensor", data_bytes - expected))
         .At(data_begin + expected);
   }
-  const auto cut = std::find_if(entries.begin(), entries.end(),
+  const auto cut = std::find_if(entries.list.begin(), entries.list.end(),
                                 [&](const Entry& entry) { return entry.end > data_bytes; });
   return Error(ErrorCode::kTruncated,
                fmt::format("the file ends after {} bytes, {} bytes short of its last tensor",
                            file_size, expected - data_bytes))
       .Hint("download or copy the file again")
-      .InTensor(cut->info.name)
+      .InTensor(std::string(entries.Name(*cut)))
       .At(file_size);
+}
+
+// No name may stand twice, however it was spelled.
+Status CheckNames(const Entries& entries) {
+  std::vector<uint32_t> order(entries.list.size());
+  std::iota(order.begin(), order.end(), 0u);
+  const auto name = [&](uint32_t i) { return entries.Name(entries.list[i]); };
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return name(a) < name(b); });
+  for (size_t i = 1; i < order.size(); ++i) {
+    if (name(order[i]) != name(order[i - 1])) continue;
+    return Error(ErrorCode::kDuplicateKey, "the header lists the tensor twice")
+        .InTensor(std::string(name(order[i])));
+  }
+  return OkStatus();
+}
+
+// Metadata and entries as they stand in the text.
+Status ParseMembers(std::string_view json, Entries* entries, SafetensorsHeader* header) {
+  bool has_metadata = false;
+  return Json::ParseMembers(json, "", [&](const std::string& name, const Json& value) -> Status {
+    if (name == kMetadataKey) {
+      if (std::exchange(has_metadata, true)) {
+        return Error(ErrorCode::kDuplicateKey, "the header has __metadata__ twice");
+      }
+      return ParseMetadata(value, &header->metadata);
+    }
+    if (entries->list.size() >= limits::kTensors) {
+      return Error(ErrorCode::kLimit,
+                   fmt::format("the header lists more than {} tensors", limits::kTensors));
+    }
+    Status status = ParseEntry(name, value, entries);
+    if (!status.ok()) return std::move(status).TakeError().InTensor(name);
+    return OkStatus();
+  });
 }
 
 }  // namespace
@@ -191,39 +255,38 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json, uint64_t
   if (first == std::string_view::npos || json[first] != '{') {
     return Error(ErrorCode::kInvalidHeader, "the header must be a JSON object").At(kLengthBytes);
   }
-  Result<Json> root = Json::Parse(json);
-  if (!root.ok()) {
-    Error error = std::move(root).TakeError();
+  SafetensorsHeader header;
+  Entries entries;
+  Status status = ParseMembers(json, &entries, &header);
+  if (!status.ok()) {
+    Error error = std::move(status).TakeError();
     if (error.offset >= 0) error.offset += static_cast<int64_t>(kLengthBytes);
     return error;
   }
-  SafetensorsHeader header;
-  const std::vector<Json::Member>& members = root->members();
-  if (members.size() > limits::kTensors + 1) {
-    return Error(ErrorCode::kLimit, fmt::format("the header lists {} tensors; at most {} are taken",
-                                                members.size(), limits::kTensors));
-  }
-  std::vector<Entry> entries;
-  entries.reserve(members.size());
-  for (const auto& [name, value] : members) {
-    if (name == kMetadataKey) {
-      PW_ASSIGN(header.metadata, ParseMetadata(value));
-      continue;
-    }
-    Result<Entry> entry = ParseEntry(name, value);
-    if (!entry.ok()) return std::move(entry).TakeError().InTensor(name);
-    entries.push_back(std::move(entry).value());
-  }
-  // Names break ties between empty tensors, so that the order does not depend on the writer.
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.begin, a.end, a.info.name) < std::tie(b.begin, b.end, b.info.name);
+  PW_TRY(CheckNames(entries));
+  std::sort(entries.list.begin(), entries.list.end(), [&](const Entry& a, const Entry& b) {
+    return std::tuple(a.begin, a.end, entries.Name(a)) <
+           std::tuple(b.begin, b.end, entries.Name(b));
   });
   const uint64_t data_begin = kLengthBytes + json.size();
   PW_TRY(CheckRanges(entries, data_begin, file_size));
-  header.tensors.reserve(entries.size());
-  for (Entry& entry : entries) {
-    entry.info.offset = data_begin + entry.begin;
-    header.tensors.push_back(std::move(entry.info));
+  // Empty tensors need no bytes of data, so their number is bounded by this alone.
+  if (!Allowance(file_size).Take(entries.list.size() * kInfoBytes + 2 * entries.names.size() +
+                                 entries.dims.size() * sizeof(int64_t))) {
+    return Allowance::Exceeded("the list of tensors");
+  }
+  header.tensors.reserve(entries.list.size());
+  for (const Entry& entry : entries.list) {
+    TensorInfo& info = header.tensors.emplace_back();
+    info.name = entries.Name(entry);
+    info.stored_name = info.name;
+    info.encoding = Encoding::Plain(entry.dtype);
+    info.shape = entries.ShapeOf(entry);
+    info.bytes = entry.end - entry.begin;
+    info.offset = data_begin + entry.begin;
+  }
+  if (first > 0) {
+    header.notes.push_back("the header begins with white space, which the format does not allow");
   }
   return header;
 }
@@ -286,6 +349,7 @@ Status SafetensorsSource::Add(const std::string& path) {
     file_of_.push_back(files_.size());
   }
   AddMetadata(path, std::move(header.metadata));
+  for (const std::string& note : header.notes) notes_.push_back(BaseName(path) + ": " + note);
   files_.push_back(std::move(file));
   paths_.push_back(path);
   return OkStatus();

@@ -21,6 +21,7 @@ namespace pennyweight {
 struct SafetensorsHeader {
   std::vector<TensorInfo> tensors;  // by offset; `file` is empty, `offset` is from the file's start
   std::map<std::string, std::string> metadata;  // __metadata__
+  std::vector<std::string> notes;               // what is odd but does no harm
 };
 
 // Checks a header's text against every rule of the format. `json` begins at byte 8 of a file of
@@ -50,6 +51,8 @@ class SafetensorsSource : public TensorSource {
   std::string_view format() const override { return "safetensors"; }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::vector<std::string>& files() const override { return paths_; }
+  // What is odd but does no harm, by file.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   SafetensorsSource() = default;
@@ -62,6 +65,7 @@ class SafetensorsSource : public TensorSource {
   std::vector<TensorInfo> tensors_;
   std::vector<size_t> file_of_;  // by tensor: index into files_
   std::map<std::string, std::string> metadata_;
+  std::vector<std::string> notes_;
 };
 
 }  // namespace pennyweight

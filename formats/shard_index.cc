@@ -4,11 +4,15 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
+#include <functional>
+#include <map>
+#include <numeric>
 #include <string_view>
 #include <system_error>
+#include <tuple>
 #include <utility>
 
+#include "lib/allowance.h"
 #include "lib/file.h"
 #include "lib/json.h"
 #include "lib/limits.h"
@@ -22,6 +26,8 @@ constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr const char* kPytorchSingle = "pytorch_model.bin";
 constexpr const char* kPytorchIndex = "pytorch_model.bin.index.json";
+
+constexpr uint64_t kShardBytes = 512;  // a shard's name and path
 
 bool IsPlainName(std::string_view name) {
   return !name.empty() && name.size() <= 255 && name != "." && name != ".." &&
@@ -48,16 +54,12 @@ Status CheckInsideFolder(const std::string& directory, const std::string& path) 
       .InFile(path);
 }
 
-Result<WeightFiles> ParseIndex(const std::string& directory, const std::string& path) {
-  WeightFiles files;
-  files.index = path;
-  PW_ASSIGN(const Json json, Json::ParseFile(path));
-  const Json* map = json.Find("weight_map");
-  if (map == nullptr || !map->is_object() || map->members().empty()) {
-    return Error(ErrorCode::kInvalidHeader, "\"weight_map\" must be an object that is not empty");
-  }
-  std::set<std::string> shards;
-  for (const auto& [tensor, shard] : map->members()) {
+// The "weight_map": tensors by name, and the names of the shards, which the tensors number.
+Status ParseWeightMap(const std::string& text, std::vector<IndexedTensor>* tensors,
+                      std::vector<std::string>* shards) {
+  Allowance allowance(text.size());
+  std::map<std::string, uint32_t, std::less<>> numbers;
+  const auto add = [&](std::string tensor, const Json& shard) -> Status {
     if (!shard.is_string()) {
       return Error(ErrorCode::kInvalidHeader, "the shard must be a string").InTensor(tensor);
     }
@@ -66,12 +68,45 @@ Result<WeightFiles> ParseIndex(const std::string& directory, const std::string& 
                    fmt::format("the shard \"{:.200}\" is not a plain file name", shard.str()))
           .InTensor(tensor);
     }
-    shards.insert(shard.str());
-    files.shard_of.emplace(tensor, shard.str());
+    if (tensors->size() >= limits::kTensors ||
+        !allowance.Take(3 * sizeof(IndexedTensor) + tensor.size())) {
+      return Error(ErrorCode::kLimit, "the index lists far too many tensors for its size");
+    }
+    const auto [place, fresh] = numbers.emplace(shard.str(), static_cast<uint32_t>(numbers.size()));
+    if (numbers.size() > limits::kShards || !allowance.Take(fresh ? 3 * kShardBytes : 0)) {
+      return Error(ErrorCode::kLimit, fmt::format("more than {} shards", limits::kShards));
+    }
+    tensors->push_back({std::move(tensor), place->second});
+    return OkStatus();
+  };
+  PW_TRY(Json::ParseMembers(text, "weight_map", add));
+  if (tensors->empty()) {
+    return Error(ErrorCode::kInvalidHeader, "\"weight_map\" must be an object that is not empty");
   }
-  if (shards.size() > limits::kShards) {
-    return Error(ErrorCode::kLimit,
-                 fmt::format("{} shards; at most {} are taken", shards.size(), limits::kShards));
+  // Numbers in the order of the names.
+  std::vector<uint32_t> rank(numbers.size());
+  for (const auto& [name, number] : numbers) {
+    rank[number] = static_cast<uint32_t>(shards->size());
+    shards->push_back(name);
+  }
+  for (IndexedTensor& tensor : *tensors) tensor.shard = rank[tensor.shard];
+  std::sort(tensors->begin(), tensors->end(),
+            [](const IndexedTensor& a, const IndexedTensor& b) { return a.name < b.name; });
+  for (size_t i = 1; i < tensors->size(); ++i) {
+    if ((*tensors)[i].name != (*tensors)[i - 1].name) continue;
+    return Error(ErrorCode::kDuplicateKey, "the index lists the tensor twice")
+        .InTensor((*tensors)[i].name);
+  }
+  return OkStatus();
+}
+
+Result<WeightFiles> ParseIndex(const std::string& directory, const std::string& path) {
+  WeightFiles files;
+  files.index = path;
+  std::vector<std::string> shards;
+  {
+    PW_ASSIGN(const std::string text, ReadWholeFile(path, limits::kJsonFileBytes));
+    PW_TRY(ParseWeightMap(text, &files.indexed, &shards));
   }
   for (const std::string& shard : shards) {
     const std::string shard_path = JoinPath(directory, shard);
@@ -154,13 +189,15 @@ Result<WeightFiles> FindWeightFiles(const std::string& directory) {
 
 Status CheckAgainstIndex(const WeightFiles& files, const std::vector<TensorInfo>& tensors) {
   if (files.index.empty()) return OkStatus();
-  size_t found = 0;
+  std::vector<bool> found(files.indexed.size(), false);
   for (const TensorInfo& info : tensors) {
-    const auto mapped = files.shard_of.find(info.stored_name);
-    const std::string shard = BaseName(info.file);
-    if (mapped == files.shard_of.end() || mapped->second != shard) {
+    const auto mapped = std::lower_bound(
+        files.indexed.begin(), files.indexed.end(), info.stored_name,
+        [](const IndexedTensor& entry, const std::string& name) { return entry.name < name; });
+    const bool listed = mapped != files.indexed.end() && mapped->name == info.stored_name;
+    if (!listed || files.paths[mapped->shard] != info.file) {
       const std::string said =
-          mapped == files.shard_of.end() ? "does not list it" : "puts it into " + mapped->second;
+          listed ? "puts it into " + BaseName(files.paths[mapped->shard]) : "does not list it";
       return Error(ErrorCode::kShardMismatch,
                    fmt::format("the tensor is in this shard, but the index {} {}",
                                BaseName(files.index), said))
@@ -168,30 +205,30 @@ Status CheckAgainstIndex(const WeightFiles& files, const std::vector<TensorInfo>
           .InTensor(info.stored_name)
           .At(info.offset);
     }
-    ++found;
+    found[static_cast<size_t>(mapped - files.indexed.begin())] = true;
   }
-  if (found == files.shard_of.size()) return OkStatus();
-  // Names are unique in both, so some name of the index is in no shard; the first one is reported.
-  std::set<std::string_view> missing;
-  for (const auto& [name, shard] : files.shard_of) missing.insert(name);
-  for (const TensorInfo& info : tensors) missing.erase(info.stored_name);
-  const std::string name(*missing.begin());
+  const auto missing = std::find(found.begin(), found.end(), false);
+  if (missing == found.end()) return OkStatus();
+  const IndexedTensor& entry = files.indexed[static_cast<size_t>(missing - found.begin())];
   return Error(ErrorCode::kShardMismatch,
                fmt::format("the index puts the tensor into {}, where it is not",
-                           files.shard_of.at(name)))
+                           BaseName(files.paths[entry.shard])))
       .InFile(files.index)
-      .InTensor(name);
+      .InTensor(entry.name);
 }
 
 Status RequireUniqueNames(const std::vector<TensorInfo>& tensors) {
-  std::unordered_map<std::string_view, size_t> seen;
-  seen.reserve(tensors.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    const TensorInfo& info = tensors[i];
-    const auto [place, fresh] = seen.emplace(info.name, i);
-    if (fresh) continue;
-    return Error(ErrorCode::kShardMismatch,
-                 fmt::format("the tensor is also in {}", tensors[place->second].file))
+  std::vector<uint32_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), 0u);
+  // Equal names in the order of their files.
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return std::tie(tensors[a].name, a) < std::tie(tensors[b].name, b);
+  });
+  for (size_t i = 1; i < order.size(); ++i) {
+    const TensorInfo& first = tensors[order[i - 1]];
+    const TensorInfo& info = tensors[order[i]];
+    if (first.name != info.name) continue;
+    return Error(ErrorCode::kShardMismatch, fmt::format("the tensor is also in {}", first.file))
         .InFile(info.file)
         .InTensor(info.name)
         .At(info.offset);

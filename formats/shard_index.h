@@ -1,8 +1,8 @@
 // Which weight files make up a Hugging Face folder, by its index or by their names.
 #pragma once
 
+#include <cstdint>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "lib/result.h"
@@ -10,12 +10,18 @@
 
 namespace pennyweight {
 
+// Where an index puts a tensor.
+struct IndexedTensor {
+  std::string name;
+  uint32_t shard = 0;  // index into WeightFiles::paths
+};
+
 // The weight files of a folder.
 struct WeightFiles {
-  std::vector<std::string> paths;  // in the order of their names
-  std::string index;               // path of the index; empty when there is none
-  bool pytorch = false;            // PyTorch checkpoints, not safetensors
-  std::unordered_map<std::string, std::string> shard_of;  // tensor -> file name, from the index
+  std::vector<std::string> paths;      // in the order of their names
+  std::string index;                   // path of the index; empty when there is none
+  bool pytorch = false;                // PyTorch checkpoints, not safetensors
+  std::vector<IndexedTensor> indexed;  // of the index, by name
 };
 
 // model.safetensors if it is there, else the shards of model.safetensors.index.json, else the only

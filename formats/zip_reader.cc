@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <utility>
 
+#include "lib/allowance.h"
 #include "lib/checked.h"
 #include "lib/limits.h"
 
@@ -362,12 +364,71 @@ Status CheckLocalHeaders(const ReadFile& file, uint64_t directory, std::vector<Z
 }
 
 Error Deflated(const ReadFile& file, const ZipEntry& entry) {
-  return Error(
-             ErrorCode::kUnsupported,
-             fmt::format("the entry \"{}\" is compressed, which torch.save never does", entry.name))
+  return Error(ErrorCode::kUnsupported,
+               fmt::format("the data of \"{}\" are compressed, which torch.save never does",
+                           entry.name))
       .Hint("unpack the archive and zip it again without compression (zip -0)")
       .InFile(file.path())
       .At(entry.offset);
+}
+
+// All of a deflated entry.
+Result<std::string> Inflate(const ReadFile& file, const ZipEntry& entry) {
+  if (!Allowance(file.size()).Take(entry.bytes)) {
+    return Allowance::Exceeded(fmt::format("the unpacked entry \"{}\"", entry.name))
+        .InFile(file.path())
+        .At(entry.offset);
+  }
+  std::string packed(entry.stored_bytes, '\0');
+  PW_TRY(file.ReadAt(entry.offset, packed.data(), packed.size()));
+  std::string bytes(entry.bytes, '\0');
+  const std::unique_ptr<libdeflate_decompressor, decltype(&libdeflate_free_decompressor)> inflater(
+      libdeflate_alloc_decompressor(), &libdeflate_free_decompressor);
+  if (inflater == nullptr) return Error(ErrorCode::kMemory, "no memory for unpacking");
+  size_t read = 0;
+  size_t wrote = 0;
+  const libdeflate_result result = libdeflate_deflate_decompress_ex(
+      inflater.get(), packed.data(), packed.size(), bytes.data(), bytes.size(), &read, &wrote);
+  if (result != LIBDEFLATE_SUCCESS || read != packed.size() || wrote != bytes.size()) {
+    return Error(ErrorCode::kInvalidArchive,
+                 fmt::format("the packed data of \"{}\" are malformed or not of the size that is "
+                             "announced",
+                             entry.name))
+        .InFile(file.path())
+        .At(entry.offset);
+  }
+  return bytes;
+}
+
+char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; }
+
+// Less than, equal to or greater than 0, as for memcmp; the case of ASCII letters is ignored.
+int CompareFolded(std::string_view a, std::string_view b) {
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const int difference = static_cast<uint8_t>(Lower(a[i])) - static_cast<uint8_t>(Lower(b[i]));
+    if (difference != 0) return difference;
+  }
+  return a.size() < b.size() ? -1 : a.size() > b.size() ? 1 : 0;
+}
+
+// Indices of the entries in the order of their names, no two of which may be equal, also not on a
+// file system that ignores case.
+Result<std::vector<uint32_t>> SortNames(const std::vector<ZipEntry>& entries) {
+  std::vector<uint32_t> order(entries.size());
+  std::iota(order.begin(), order.end(), 0u);
+  std::sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) {
+    return CompareFolded(entries[a].name, entries[b].name) < 0;
+  });
+  for (size_t i = 1; i < order.size(); ++i) {
+    const ZipEntry& entry = entries[order[i]];
+    if (CompareFolded(entries[order[i - 1]].name, entry.name) != 0) continue;
+    return Error(ErrorCode::kDuplicateKey,
+                 fmt::format("the zip archive has the entry \"{}\" twice", entry.name))
+        .At(entry.header_offset);
+  }
+  std::sort(order.begin(), order.end(),
+            [&](uint32_t a, uint32_t b) { return entries[a].name < entries[b].name; });
+  return order;
 }
 
 Error WrongChecksum(const ReadFile& file, const ZipEntry& entry, uint32_t crc) {
@@ -388,21 +449,12 @@ Result<ZipArchive> ZipArchive::Open(const ReadFile& file) {
     PW_TRY(file.ReadAt(directory.offset, bytes.data(), bytes.size()));
     ZipArchive archive;
     archive.entries_.reserve(directory.entries);
-    std::unordered_map<std::string, size_t> folded;
     uint64_t at = 0;
     while (archive.entries_.size() < directory.entries) {
-      const uint64_t where = directory.offset + at;
       PW_ASSIGN(ZipEntry entry, ParseDirectoryEntry(bytes, directory.offset, &at));
-      std::string lower = entry.name;
-      for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-      if (!folded.emplace(std::move(lower), 0).second) {
-        return Error(ErrorCode::kDuplicateKey,
-                     fmt::format("the zip archive has the entry \"{}\" twice", entry.name))
-            .At(where);
-      }
-      archive.by_name_.emplace(entry.name, archive.entries_.size());
       archive.entries_.push_back(std::move(entry));
     }
+    PW_ASSIGN(archive.by_name_, SortNames(archive.entries_));
     if (at != bytes.size()) {
       return Invalid("the zip directory has more than its number of entries",
                      directory.offset + at);
@@ -416,8 +468,10 @@ Result<ZipArchive> ZipArchive::Open(const ReadFile& file) {
 }
 
 const ZipEntry* ZipArchive::Find(std::string_view name) const {
-  const auto found = by_name_.find(std::string(name));
-  return found == by_name_.end() ? nullptr : &entries_[found->second];
+  const auto found =
+      std::lower_bound(by_name_.begin(), by_name_.end(), name,
+                       [&](uint32_t i, std::string_view n) { return entries_[i].name < n; });
+  return found == by_name_.end() || entries_[*found].name != name ? nullptr : &entries_[*found];
 }
 
 Status CheckZipEntry(const ReadFile& file, const ZipEntry& entry) {
@@ -434,15 +488,19 @@ Status CheckZipEntry(const ReadFile& file, const ZipEntry& entry) {
 }
 
 Result<std::string> ReadZipEntry(const ReadFile& file, const ZipEntry& entry, uint64_t max_bytes) {
-  if (entry.deflated) return Deflated(file, entry);
   if (entry.bytes > max_bytes) {
     return Error(ErrorCode::kLimit, fmt::format("\"{}\" has {} bytes; at most {} are taken",
                                                 entry.name, entry.bytes, max_bytes))
         .InFile(file.path())
         .At(entry.offset);
   }
-  std::string bytes(entry.bytes, '\0');
-  PW_TRY(file.ReadAt(entry.offset, bytes.data(), bytes.size()));
+  std::string bytes;
+  if (entry.deflated) {
+    PW_ASSIGN(bytes, Inflate(file, entry));
+  } else {
+    bytes.resize(entry.bytes);
+    PW_TRY(file.ReadAt(entry.offset, bytes.data(), bytes.size()));
+  }
   const uint32_t crc = libdeflate_crc32(0, bytes.data(), bytes.size());
   if (crc != entry.crc32) return WrongChecksum(file, entry, crc);
   return bytes;

@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "lib/file.h"
@@ -30,7 +29,7 @@ struct ZipEntry {
   uint64_t bytes = 0;          // unpacked; equal to stored_bytes unless deflated
   uint32_t crc32 = 0;          // of the unpacked data
   uint16_t flags = 0;
-  bool deflated = false;  // listed, but its data is not read here
+  bool deflated = false;  // read as a whole only
 };
 
 class ZipArchive {
@@ -48,14 +47,16 @@ class ZipArchive {
 
  private:
   std::vector<ZipEntry> entries_;
-  std::unordered_map<std::string, size_t> by_name_;
+  std::vector<uint32_t> by_name_;  // indices, sorted
 };
 
 // Compares the data of a stored entry with its checksum, a window at a time. Thread-safe.
 // Errors: kChecksum, kUnsupported (deflated), kIo, kTruncated.
 Status CheckZipEntry(const ReadFile& file, const ZipEntry& entry);
 
-// All of a stored entry, its checksum compared. Errors: as CheckZipEntry; kLimit above `max_bytes`.
+// All of an entry, unpacked, its checksum compared. Errors: kChecksum, kIo, kTruncated,
+// kInvalidArchive (deflated data that are malformed or of another size than announced), kLimit
+// (above `max_bytes`, or a bomb: see lib/allowance.h).
 Result<std::string> ReadZipEntry(const ReadFile& file, const ZipEntry& entry, uint64_t max_bytes);
 
 }  // namespace pennyweight

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
+
 namespace pennyweight {
 
 const char* ErrorCodeName(ErrorCode code) {
@@ -94,6 +96,29 @@ const char* ErrorCodeName(ErrorCode code) {
   return "unknown";
 }
 
+namespace {
+
+// Names and keys come from files: nothing of them may steer a terminal. Escapes the control
+// characters of ASCII, and those of Unicode that some terminals obey (U+0080 to U+009F).
+std::string WithoutControls(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool second = i > 0 && text[i - 1] == '\xc2' && byte >= 0x80 && byte < 0xa0;
+    if (second) {
+      out.pop_back();
+      out += fmt::format("\\xc2\\x{:02x}", byte);
+    } else if (byte < 0x20 || byte == 0x7f) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 Error&& Error::Hint(std::string text) && {
   if (hint.empty()) hint = std::move(text);
   return std::move(*this);
@@ -120,7 +145,7 @@ std::string Error::ToString() const {
   if (!tensor.empty()) out += fmt::format("tensor \"{}\": ", tensor);
   out += message;
   if (offset >= 0) out += fmt::format(" (offset {})", offset);
-  return out;
+  return WithoutControls(out);
 }
 
 }  // namespace pennyweight

@@ -9,7 +9,10 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
 
+#include "lib/allowance.h"
 #include "lib/file.h"
 #include "lib/limits.h"
 
@@ -174,37 +177,53 @@ std::string Shortened(const std::string& text) {
 
 }  // namespace
 
-// Receives nlohmann's parse events and builds the tree. Returning false stops the parser.
+// Receives nlohmann's parse events and builds the tree, or one tree per member of an object.
+// Returning false stops the parser.
 class JsonBuilder {
  public:
+  explicit JsonBuilder(uint64_t text_bytes) : allowance_(text_bytes) {}
+  JsonBuilder(uint64_t text_bytes, std::string_view inside, const Json::MemberFunction* member)
+      : member_(member), inside_(inside), levels_(inside.empty() ? 1 : 2), allowance_(text_bytes) {}
+
   bool null() { return Add(Json()); }
   bool boolean(bool value) { return Add(Json::Bool(value)); }
   bool number_integer(int64_t value) { return Add(Json::Integer(value)); }
   bool number_unsigned(uint64_t value) { return Add(Json::Unsigned(value)); }
   // Integers beyond 64 bits come here too: they are numbers, but AsUnsigned refuses them.
   bool number_float(double value, const std::string&) { return Add(Json::Double(value)); }
-  bool string(std::string& value) { return Add(Json::String(std::move(value))); }
+  bool string(std::string& value) {
+    return Charge(HeapBytes(value)) && Add(Json::String(std::move(value)));
+  }
   bool binary(std::vector<uint8_t>&) { return false; }  // JSON text has none
 
-  bool start_object(size_t) { return Open(Json::Object()); }
+  bool start_object(size_t) {
+    if (!open_.empty() || !IsHandedOut()) return Open(Json::Object());
+    ++outer_;
+    found_ = outer_ == levels_;
+    return true;
+  }
   bool key(std::string& value) {
-    (*std::get_if<Json::Members>(&open_.back()->value_))->emplace_back(std::move(value), Json());
+    if (open_.empty()) return OuterKey(std::move(value));
+    if (!Charge(HeapBytes(value))) return false;
+    auto& members = **std::get_if<Json::Members>(&open_.back()->value_);
+    if (!Grow(members.size(), members.capacity(), sizeof(Json::Member))) return false;
+    members.emplace_back(std::move(value), Json());
     return true;
   }
   bool end_object() {
-    if (const std::string* key = FindDuplicate(open_.back()->members())) {
-      error_.emplace(ErrorCode::kDuplicateKey,
-                     fmt::format("the key {} stands twice in one JSON object", Shortened(*key)));
-      return false;
+    if (open_.empty()) {
+      --outer_;
+      return true;
     }
-    open_.pop_back();
-    return true;
+    const std::vector<Json::Member>& members = open_.back()->members();
+    const uint64_t search = members.size() * kSearchBytes;
+    if (!Charge(search)) return false;
+    allowance_.Return(search);
+    if (const std::string* key = FindDuplicate(members)) return Duplicate(*key);
+    return Close();
   }
   bool start_array(size_t) { return Open(Json::Array()); }
-  bool end_array() {
-    open_.pop_back();
-    return true;
-  }
+  bool end_array() { return Close(); }
 
   // `position` counts the bytes that were read, the offending one included.
   bool parse_error(size_t position, const std::string&, const nlohmann::json::exception& what) {
@@ -231,13 +250,60 @@ class JsonBuilder {
     return Error(ErrorCode::kInvalidHeader, "invalid JSON");
   }
   Json TakeRoot() { return std::move(root_); }
+  // Whether the object whose members are handed out was there.
+  bool found() const { return found_; }
 
  private:
+  static constexpr uint64_t kSearchBytes = 16;     // FindDuplicate's, per member
+  static constexpr uint64_t kContainerBytes = 64;  // a vector behind a shared pointer
+  static constexpr size_t kOuterKeys = 1024;
+
+  // Whether the object that begins now is the one whose members are handed out, or leads to it.
+  bool IsHandedOut() const {
+    return member_ != nullptr && outer_ < levels_ && (outer_ == 0 || key_ == inside_);
+  }
+  bool Duplicate(const std::string& key) {
+    error_.emplace(ErrorCode::kDuplicateKey,
+                   fmt::format("the key {} stands twice in one JSON object", Shortened(key)));
+    return false;
+  }
+  // A key of an object that is not kept.
+  bool OuterKey(std::string key) {
+    key_ = std::move(key);
+    if (outer_ == levels_) return true;
+    if (!outer_keys_.insert(key_).second) return Duplicate(key_);
+    return outer_keys_.size() <= kOuterKeys ||
+           Fail(Error(ErrorCode::kLimit,
+                      fmt::format("a JSON object has more than {} keys", kOuterKeys)));
+  }
+  bool Fail(Error error) {
+    error_ = std::move(error);
+    return false;
+  }
+  // Short texts stand inside of the string object.
+  static uint64_t HeapBytes(const std::string& text) {
+    return text.capacity() > 15 ? text.capacity() + 1 : 0;
+  }
+  bool Charge(uint64_t bytes) {
+    if (!allowance_.Take(bytes)) return Fail(Allowance::Exceeded("the JSON text"));
+    charged_ += bytes;
+    return true;
+  }
+  // Before an element is added to a vector: what it takes when it has to grow, the old elements
+  // included until they are copied.
+  bool Grow(size_t size, size_t capacity, uint64_t bytes_each) {
+    if (size < capacity) return true;
+    if (!Charge(std::max<size_t>(1, 2 * capacity) * bytes_each)) return false;
+    allowance_.Return(capacity * bytes_each);
+    charged_ -= capacity * bytes_each;
+    return true;
+  }
+
   // Puts a value where the text has it; nullptr when there are too many.
   Json* Place(Json value) {
     if (++values_ > limits::kJsonValues) {
-      error_.emplace(ErrorCode::kLimit,
-                     fmt::format("the JSON text has more than {} values", limits::kJsonValues));
+      Fail(Error(ErrorCode::kLimit,
+                 fmt::format("the JSON text has more than {} values", limits::kJsonValues)));
       return nullptr;
     }
     if (open_.empty()) {
@@ -246,40 +312,113 @@ class JsonBuilder {
     }
     Json& parent = *open_.back();
     if (auto* items = std::get_if<Json::Items>(&parent.value_)) {
+      if (!Grow((*items)->size(), (*items)->capacity(), sizeof(Json))) return nullptr;
       return &(*items)->emplace_back(std::move(value));
     }
     Json& slot = (*std::get_if<Json::Members>(&parent.value_))->back().second;
     slot = std::move(value);
     return &slot;
   }
-  bool Add(Json value) { return Place(std::move(value)) != nullptr; }
+  bool Add(Json value) {
+    return Place(std::move(value)) != nullptr && (!open_.empty() || Deliver());
+  }
   bool Open(Json value) {
-    if (open_.size() >= static_cast<size_t>(limits::kJsonDepth)) {
-      error_.emplace(ErrorCode::kLimit,
-                     fmt::format("JSON is nested deeper than {} levels", limits::kJsonDepth));
-      return false;
+    if (open_.size() + outer_ >= static_cast<size_t>(limits::kJsonDepth)) {
+      return Fail(Error(ErrorCode::kLimit,
+                        fmt::format("JSON is nested deeper than {} levels", limits::kJsonDepth)));
     }
+    if (!Charge(kContainerBytes)) return false;
     Json* placed = Place(std::move(value));
     if (placed == nullptr) return false;
     open_.push_back(placed);
+    return true;
+  }
+  bool Close() {
+    open_.pop_back();
+    return !open_.empty() || Deliver();
+  }
+  // A tree is complete.
+  bool Deliver() {
+    if (member_ == nullptr) return true;
+    if (outer_ == 0 || (outer_ < levels_ && key_ == inside_)) return true;  // found_ stays false
+    Json value = std::exchange(root_, Json());
+    if (outer_ == levels_) {
+      Status status = (*member_)(std::move(key_), std::move(value));
+      if (!status.ok()) return Fail(std::move(status).TakeError());
+    }
+    allowance_.Return(std::exchange(charged_, 0));
     return true;
   }
 
   Json root_;
   // The containers that are not closed yet. Stable: only the innermost one grows.
   std::vector<Json*> open_;
+  // ParseMembers: how many objects are open whose members are not kept, and the last key in them.
+  const Json::MemberFunction* member_ = nullptr;
+  std::string_view inside_;
+  size_t levels_ = 0;
+  size_t outer_ = 0;
+  bool found_ = false;
+  std::string key_;
+  std::set<std::string> outer_keys_;
+
   uint64_t values_ = 0;
+  uint64_t charged_ = 0;  // for the tree that is being built
+  Allowance allowance_;
   std::optional<Error> error_;
 };
 
-Result<Json> Json::Parse(std::string_view text) {
-  // The parser takes a NUL for the end of the text and would not look at what follows.
+namespace {
+
+// Whole trees are made of the files beside the weights only, and a large tokenizer.json written
+// without spaces takes more than its own size allows: these bytes stand for the weights.
+constexpr uint64_t kWeightsBytes = 48 << 20;
+
+// What the parser itself would choke on: a NUL, which it takes for the end of the text, and tokens
+// so long that its buffers would be larger than the tree.
+Status CheckText(std::string_view text) {
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     return Error(ErrorCode::kInvalidHeader, "invalid JSON: a NUL byte").At(nul);
   }
-  JsonBuilder builder;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    if (text[i] == '"') {
+      // To the quote that ends the string; a backslash takes the next byte along.
+      for (++i; i < text.size() && text[i] != '"'; ++i) {
+        if (text[i] == '\\') ++i;
+      }
+      ++i;
+    } else {
+      i = std::min(text.find_first_of("\",:[]{} \t\r\n", i), text.size());
+      i += i == begin ? 1 : 0;
+    }
+    if (i - begin > limits::kJsonTokenBytes) {
+      return Error(ErrorCode::kLimit, fmt::format("a JSON string or number is longer than {} bytes",
+                                                  limits::kJsonTokenBytes))
+          .At(begin);
+    }
+  }
+  return OkStatus();
+}
+
+}  // namespace
+
+Result<Json> Json::Parse(std::string_view text) {
+  PW_TRY(CheckText(text));
+  JsonBuilder builder(text.size() + kWeightsBytes);
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.TakeError();
   return builder.TakeRoot();
+}
+
+Status Json::ParseMembers(std::string_view text, std::string_view inside,
+                          const MemberFunction& member) {
+  PW_TRY(CheckText(text));
+  JsonBuilder builder(text.size(), inside, &member);
+  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &builder)) return builder.TakeError();
+  if (builder.found()) return OkStatus();
+  return Error(ErrorCode::kInvalidHeader, inside.empty()
+                                              ? std::string("the JSON text is not an object")
+                                              : fmt::format("\"{}\" must be an object", inside));
 }
 
 Result<Json> Json::ParseFile(const std::string& path) {

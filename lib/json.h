@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,9 +32,18 @@ class Json {
   using Member = std::pair<std::string, Json>;
 
   // Errors: kInvalidHeader with the byte offset (syntax, invalid UTF-8, lone surrogates),
-  // kDuplicateKey (also when spelled with escapes), kLimit (depth beyond limits::kJsonDepth, or
-  // more than limits::kJsonValues values).
+  // kDuplicateKey (also when spelled with escapes), kLimit (depth beyond limits::kJsonDepth, more
+  // than limits::kJsonValues values, a string or number beyond limits::kJsonTokenBytes, or a tree
+  // that is far larger than its text: see lib/allowance.h).
   static Result<Json> Parse(std::string_view text);
+  // Hands out the members of an object one by one, in order, and keeps none: for objects of very
+  // many. It is the text's own object, or with `inside` the one that stands there under this key;
+  // what stands beside it is checked and forgotten. An error of `member` ends the parse and is
+  // returned. Repeated keys of the members are left to the caller. Errors: as Parse; kInvalidHeader
+  // when there is no such object.
+  using MemberFunction = std::function<Status(std::string key, Json value)>;
+  static Status ParseMembers(std::string_view text, std::string_view inside,
+                             const MemberFunction& member);
   static Result<Json> ParseFile(const std::string& path);  // at most limits::kJsonFileBytes
 
   Json() = default;
@@ -55,6 +65,8 @@ class Json {
   std::optional<int64_t> AsInteger() const;
   std::optional<double> AsDouble() const;  // any number
   std::optional<std::string> AsString() const;
+  // kString: its text, moved out.
+  std::string TakeString() && { return std::move(*std::get_if<std::string>(&value_)); }
 
   // Compact text of this value again, as ordered.
   std::string Dump(int indent = -1) const;

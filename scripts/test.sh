@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds everything and runs every test. With --interop it also installs the real clients (llama.cpp
 # through node-llama-cpp, gguf, transformers, compressed-tensors), at pinned versions and under
-# build/interop, and lets them load what pennyweight writes. The last lines are ctest's summary.
+# build/interop, and lets them load what pennyweight writes, and runs every fuzzer for a minute
+# (clang). The last lines are ctest's summary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source_dir=$PWD
@@ -93,6 +94,7 @@ setup_node() {
 if [ "$interop" = yes ]; then
   extra=(python3 python3-venv)
   command -v npm >/dev/null 2>&1 || extra+=(npm)
+  extra+=(clang-16 libclang-rt-16-dev)
   scripts/setup.sh "${extra[@]}"
 else
   scripts/setup.sh
@@ -102,6 +104,7 @@ quietly cmake --preset release -DPENNYWEIGHT_TESTS=ON
 cmake --build --preset release
 
 interop_status=0
+fuzz_status=0
 if [ "$interop" = yes ]; then
   mkdir -p "$interop_dir"
   setup_python
@@ -112,6 +115,7 @@ if [ "$interop" = yes ]; then
   if [ "$interop_status" != 0 ]; then
     echo "test.sh: interop failed with status $interop_status" >&2
   fi
+  scripts/fuzz.sh 60 || fuzz_status=$?
 fi
 
 if [ ! -d ../shared/models ]; then
@@ -119,4 +123,5 @@ if [ ! -d ../shared/models ]; then
 fi
 # Last, so that its summary closes the output; a failure of either fails the run.
 ctest --preset release
+[ "$fuzz_status" = 0 ] || exit "$fuzz_status"
 exit "$interop_status"

@@ -326,7 +326,8 @@ TEST_CASE("bombs stay small") {
       "]q\x00h\x00"
       "a."s);
   REQUIRE(cycle.ok());
-  CHECK(cycle->items(cycle->root()) == std::vector<PickleId>{cycle->root()});
+  REQUIRE(cycle->items(cycle->root()).size() == 1);
+  CHECK(cycle->items(cycle->root())[0] == cycle->root());
   // A list of 100000 that is copied 1000 times.
   std::string copies = "](" + std::string(100000, 'N') + "eq"s + '\0';
   for (int i = 0; i < 1000; ++i) copies += "c__builtin__\nset\nh"s + '\0' + "\x85R0";

@@ -140,13 +140,10 @@ TEST_CASE("archives that are no checkpoint, or a strange one, are refused") {
   two_folders.back().name = "other/version";
   auto packed = behind;
   packed[1].method = 8;
-  auto packed_pickle = behind;
-  packed_pickle[0].method = 8;
   behind[0].data += test::Pkl(PklCall(PklGlobal("os", "system"), {PklString("true")}));
   CheckAll({
       {"P30", test::ZipBytes(behind), ErrorCode::kInvalidPickle, "follow"},
       {"Z18", test::ZipBytes(two_folders), ErrorCode::kUnknownFormat, "more than one folder"},
-      {"Z6 pickle", test::ZipBytes(packed_pickle), ErrorCode::kUnsupported, "compressed"},
       {"npz", test::ZipBytes({{.name = "a.npy", .data = "x"}}), ErrorCode::kUnknownFormat,
        "not a PyTorch checkpoint"},
       {"no data.pkl", test::ZipBytes({{.name = "a/b", .data = "x"}}), ErrorCode::kUnknownFormat,

@@ -95,14 +95,15 @@ TEST_CASE("views of any strides are gathered, whole and in tiles") {
   std::mt19937 random{std::random_device{}()};
   for (int round = 0; round < 60; ++round) {
     // A random view: a permuted slice of a contiguous tensor, with steps.
-    const size_t rank = 1 + random() % 4;
+    // One round has gaps between the columns that are larger than what is read over; of two
+    // dimensions, or the storage would take gigabytes.
+    const int64_t far = round % 10 == 0 ? 9000 : 1;
+    const size_t rank = far > 1 ? 2 : 1 + random() % 4;
     Shape shape(rank), strides(rank);
     int64_t step = 1 + static_cast<int64_t>(random() % 3);
     std::vector<size_t> order(rank);
     for (size_t i = 0; i < rank; ++i) order[i] = i;
     std::shuffle(order.begin(), order.end(), random);
-    // One round has gaps between the columns that are larger than what is read over.
-    const int64_t far = round % 10 == 0 ? 9000 : 1;
     for (const size_t i : order) {
       shape[i] = 1 + static_cast<int64_t>(random() % 9);
       strides[i] = random() % 8 == 0 ? 0 : step;

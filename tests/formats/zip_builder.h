@@ -34,8 +34,24 @@ struct ZipFile {
   uint32_t directory_size = 0xFFFFFFFE;  // 0xFFFFFFFE: the true one
   std::string directory_extra = {};
   bool wide_descriptor = false;
-  bool align = true;  // FB padding to 64 bytes
+  bool align = true;        // FB padding to 64 bytes
+  std::string packed = {};  // what is stored instead of the data, for method 8
 };
+
+// As an entry of method 8 stores it.
+inline std::string Deflate(const std::string& data) {
+  libdeflate_compressor* compressor = libdeflate_alloc_compressor(9);
+  std::string out(libdeflate_deflate_compress_bound(compressor, data.size()), '\0');
+  out.resize(
+      libdeflate_deflate_compress(compressor, data.data(), data.size(), out.data(), out.size()));
+  libdeflate_free_compressor(compressor);
+  return out;
+}
+
+// A deflated entry as other writers of zip archives make it.
+inline ZipFile Deflated(const std::string& name, const std::string& data) {
+  return {.name = name, .data = data, .flags = 0, .method = 8, .packed = Deflate(data)};
+}
 
 struct ZipOptions {
   std::string front;  // before the first entry; offsets do not know of it
@@ -60,6 +76,8 @@ inline std::string ZipBytes(const std::vector<ZipFile>& files, const ZipOptions&
                          static_cast<uint32_t>(file.crc_change);
     const uint32_t size =
         file.directory_size == 0xFFFFFFFE ? uint32_t(file.data.size()) : file.directory_size;
+    const std::string& stored = file.packed.empty() ? file.data : file.packed;
+    const uint32_t stored_size = file.packed.empty() ? size : uint32_t(stored.size());
     const std::string& local = file.local_name.empty() ? file.name : file.local_name;
     std::string extra;
     if (file.align) {
@@ -72,19 +90,18 @@ inline std::string ZipBytes(const std::vector<ZipFile>& files, const ZipOptions&
     out +=
         "PK\3\4" + LittleEndian(uint16_t{0}) + LittleEndian(local_flags) +
         LittleEndian(file.method) + std::string(4, '\0') + LittleEndian(described ? 0u : crc) +
-        LittleEndian(described ? file.local_size : uint32_t(file.data.size()) + file.local_size) +
+        LittleEndian(described ? file.local_size : uint32_t(stored.size()) + file.local_size) +
         LittleEndian(described ? file.local_size : uint32_t(file.data.size()) + file.local_size) +
         LittleEndian(uint16_t(local.size())) + LittleEndian(uint16_t(extra.size())) + local +
-        extra + file.data;
+        extra + stored;
     if (described) {
       out += "PK\7\10" + LittleEndian(crc + static_cast<uint32_t>(file.descriptor_change));
-      for (int i = 0; i < 2; ++i) {
-        out += file.wide_descriptor ? LittleEndian(uint64_t{file.data.size()})
-                                    : LittleEndian(uint32_t(file.data.size()));
+      for (const size_t bytes : {stored.size(), file.data.size()}) {
+        out += file.wide_descriptor ? LittleEndian(uint64_t{bytes}) : LittleEndian(uint32_t(bytes));
       }
     }
     directory += "PK\1\2" + std::string(4, '\0') + LittleEndian(flags) + LittleEndian(file.method) +
-                 std::string(4, '\0') + LittleEndian(crc) + LittleEndian(size) +
+                 std::string(4, '\0') + LittleEndian(crc) + LittleEndian(stored_size) +
                  LittleEndian(size) + LittleEndian(uint16_t(file.name.size())) +
                  LittleEndian(uint16_t(file.directory_extra.size())) + std::string(10, '\0') +
                  LittleEndian(offset) + file.name + file.directory_extra;

@@ -147,6 +147,64 @@ TEST_CASE("the deepest nesting that is allowed parses") {
   CHECK(Parsed(text).Dump() == text);
 }
 
+// Keys and values as ParseMembers hands them out, joined; the error's code when it fails.
+std::string Members(const std::string& text, std::string_view inside) {
+  std::string out;
+  const Status status =
+      Json::ParseMembers(text, inside, [&](const std::string& key, const Json& value) -> Status {
+        out += key + "=" + value.Dump() + ";";
+        if (key == "stop") return Error(ErrorCode::kIo, "stopped");
+        return OkStatus();
+      });
+  return status.ok() ? out : ErrorCodeName(status.error().code);
+}
+
+TEST_CASE("members are handed out one by one") {
+  CHECK(Members(R"({"a":1,"b":{"c":[2,{"d":null}]},"":"x"})", "") ==
+        R"(a=1;b={"c":[2,{"d":null}]};="x";)");
+  CHECK(Members("{}", "").empty());
+  // Repeated keys are the caller's.
+  CHECK(Members(R"({"a":1,"a":2})", "") == "a=1;a=2;");
+  CHECK(Members(R"({"a":{"b":1,"b":2}})", "") == "duplicate_key");
+  CHECK(Members(R"({"a":1,"stop":2,"b":3})", "") == "io");
+  for (const char* no_object : {"[]", "1", "null", "\"a\"", R"([{"a":1}])"}) {
+    CHECK(Members(no_object, "") == "invalid_header");
+  }
+  CHECK(Members(R"({"a":1)", "") == "invalid_header");
+  CHECK(Members(R"({"a":1}x)", "") == "invalid_header");
+}
+
+TEST_CASE("members of an object inside of another") {
+  CHECK(Members(R"({"x":{"m":{"z":0}},"m":{"a":1,"b":{"m":2}},"y":[{"m":{"q":1}}]})", "m") ==
+        R"(a=1;b={"m":2};)");
+  CHECK(Members(R"({"m":{}})", "m").empty());
+  CHECK(Members(R"({"m":{"a":1},"m":{"b":2}})", "m") == "duplicate_key");
+  CHECK(Members(R"({"x":1,"x":2,"m":{}})", "m") == "duplicate_key");
+  for (const char* none : {"{}", R"({"m":1})", R"({"m":[{}]})", R"({"x":{"m":{}}})", "[]"}) {
+    CHECK(Members(none, "m") == "invalid_header");
+  }
+}
+
+TEST_CASE("what a tree may take is bounded by its text; long tokens are refused") {
+  // Five million values of two bytes each would be a tree of 200 MB; fifty thousand are none.
+  for (const size_t values : {size_t{50'000}, size_t{10'000'000}}) {
+    std::string text = "[0";
+    for (size_t i = 1; i < values; ++i) text += ",0";
+    const Result<Json> json = Json::Parse(text + "]");
+    CHECK(json.ok() == (values == 50'000));
+    if (!json.ok()) CHECK(json.error().code == ErrorCode::kLimit);
+  }
+  const std::string longest(limits::kJsonTokenBytes - 2, 'x');
+  CHECK(Json::Parse("\"" + longest + "\"").ok());
+  CHECK(Json::Parse("\"" + longest + "x\"").error().code == ErrorCode::kLimit);
+  // Quotes behind backslashes do not end a string.
+  std::string escaped;
+  while (escaped.size() < limits::kJsonTokenBytes) escaped += "\\\"";
+  CHECK(Json::Parse("\"" + escaped + "\"").error().code == ErrorCode::kLimit);
+  CHECK(Json::Parse(std::string(limits::kJsonTokenBytes + 1, '1')).error().code ==
+        ErrorCode::kLimit);
+}
+
 TEST_CASE("equal keys in different objects are no duplicates") {
   CHECK(Json::Parse(R"([{"a":1},{"a":{"a":1}}])").ok());
 }

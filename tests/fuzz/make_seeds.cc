@@ -1,0 +1,197 @@
+// Writes small well-formed inputs for every fuzzer: make_seeds FOLDER puts them into
+// FOLDER/<fuzzer>/. The corpora in testdata/fuzz/ grew from these (scripts/fuzz.sh --merge).
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/formats/gguf_builder.h"
+#include "tests/formats/model_files.h"
+#include "tests/formats/pytorch_builder.h"
+
+namespace pennyweight {
+namespace {
+
+using test::PklCall;
+using test::PklDict;
+using test::PklGlobal;
+using test::PklInteger;
+using test::PklStorage;
+using test::PklString;
+using test::PklTensor;
+using test::PklTuple;
+
+class Seeds {
+ public:
+  explicit Seeds(std::string folder) : folder_(std::move(folder)) {}
+
+  void Add(const std::string& fuzzer, const std::string& bytes) {
+    const std::string folder = folder_ + "/" + fuzzer;
+    std::filesystem::create_directories(folder);
+    std::ofstream(fmt::format("{}/seed-{:02}", folder, ++count_), std::ios::binary) << bytes;
+  }
+
+ private:
+  std::string folder_;
+  int count_ = 0;
+};
+
+void AddSafetensors(Seeds* seeds) {
+  const std::string bytes = "0123456789abcdef";
+  seeds->Add("safetensors", test::SafetensorsBytes("{}"));
+  seeds->Add("safetensors", test::SafetensorsFile({{"a", "F32", {2, 2}, bytes},
+                                                   {"b.weight", "BF16", {3}, "ghijkl"}}));
+  seeds->Add("safetensors", test::SafetensorsFile({{"x", "F4", {4, 2}, "1234"},
+                                                   {"y", "F6_E2M3", {4}, "123"},
+                                                   {"z", "I64", {}, "12345678"},
+                                                   {"empty", "U8", {3, 0}, ""}}));
+  seeds->Add("safetensors",
+             test::SafetensorsBytes(R"(  {"a\u0062":{"dtype":"U8","shape":[1,2],)"
+                                    R"("data_offsets":[0,2],"extra":{"k":[1,-2.5e3,null,true]}}} )",
+                                    "xy"));
+}
+
+void AddIndex(Seeds* seeds) {
+  seeds->Add("index", R"({"metadata":{"total_size":8},"weight_map":{)"
+                      R"("a":"model-00001-of-00002.safetensors",)"
+                      R"("b":"model-00001-of-00002.safetensors",)"
+                      R"("c":"model-00002-of-00002.safetensors"}})");
+  seeds->Add("index", R"({"weight_map":{"c":"model-00002-of-00002.safetensors"}})");
+  seeds->Add("index", R"({"weight_map":{"c":"link.safetensors","d":"../x","e":"/etc/passwd"}})");
+}
+
+std::string GgufModel() {
+  GgufBytes bytes;
+  bytes.Start(2, 16)
+      .Text("general.architecture", "llama")
+      .U32("general.alignment", 32)
+      .U32("llama.block_count", 1)
+      .U32("llama.context_length", 32)
+      .U32("llama.embedding_length", 32)
+      .U32("llama.feed_forward_length", 64)
+      .U32("llama.attention.head_count", 2)
+      .F32("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+      .F32("llama.rope.freq_base", 10000.0f)
+      .Text("tokenizer.ggml.model", "llama")
+      .ArrayStart("tokenizer.ggml.tokens", 8, 4)
+      .Str("<unk>")
+      .Str("<s>")
+      .Str("</s>")
+      .Str("a")
+      .ArrayStart("tokenizer.ggml.scores", 6, 4);
+  for (int i = 0; i < 4; ++i) bytes.Put<float>(static_cast<float>(-i));
+  bytes.ArrayStart("tokenizer.ggml.token_type", 5, 4);
+  for (const int32_t type : {2, 3, 3, 1}) bytes.Put<int32_t>(type);
+  bytes.U32("tokenizer.ggml.bos_token_id", 1).Bool("tokenizer.ggml.add_bos_token", 1);
+  bytes.ArrayStart("general.tags", 8, 0);
+  bytes.Tensor("token_embd.weight", {32, 4}, 8, 0).Tensor("blk.0.attn_q.weight", {32, 32}, 2, 160);
+  return bytes.Align().Data(136).Align().Data(576).text;
+}
+
+void AddGguf(Seeds* seeds) {
+  seeds->Add("gguf", GgufModel());
+  seeds->Add("gguf", GgufBytes().Start(0, 0).text);
+  seeds->Add("gguf", GgufBytes().Start(1, 0, 2).Tensor("t", {3, 5}, 0, 0).Align().Data(60).text);
+  GgufBytes values;
+  values.Start(0, 13);
+  for (const uint32_t type : {0, 1, 7}) {
+    values.Str(fmt::format("k{}", type)).Put<uint32_t>(type).Put<uint8_t>(1);
+  }
+  for (const uint32_t type : {2, 3}) {
+    values.Str(fmt::format("k{}", type)).Put<uint32_t>(type).Put<uint16_t>(7);
+  }
+  for (const uint32_t type : {4, 5, 6}) {
+    values.Str(fmt::format("k{}", type)).Put<uint32_t>(type).Put<uint32_t>(7);
+  }
+  for (const uint32_t type : {10, 11, 12}) {
+    values.Str(fmt::format("k{}", type)).Put<uint32_t>(type).Put<uint64_t>(7);
+  }
+  values.Text("text", "\xff\n").ArrayStart("flags", 7, 2).Put<uint8_t>(0).Put<uint8_t>(1);
+  seeds->Add("gguf", values.text);
+}
+
+void AddZip(Seeds* seeds) {
+  test::ZipOptions narrow;
+  narrow.zip64 = false;
+  const std::vector<test::ZipFile> files = {
+      {.name = "m/data.pkl", .data = "12345"},
+      {.name = "m/b", .data = "xyz", .wide_descriptor = true},
+      {.name = "m/c", .data = "", .align = false},
+      {.name = "m/d", .data = "4567", .flags = 0, .align = false}};
+  seeds->Add("zip", test::ZipBytes(files));
+  seeds->Add("zip", test::ZipBytes(files, narrow));
+  seeds->Add("zip", test::ZipBytes({}));
+}
+
+// A state dict with what checkpoints have: views, a parameter, an optimizer, attributes.
+std::string Checkpoint(bool legacy) {
+  const std::string storage = PklStorage("FloatStorage", "0", 6, legacy);
+  const std::string half = PklStorage("HalfStorage", "1", 4, legacy);
+  const std::string dict = PklGlobal("collections", "OrderedDict") + ")R(" + PklString("w") +
+                           PklTensor(storage, 0, {2, 3}, {3, 1}) + PklString("t") +
+                           PklTensor(storage, 1, {2, 2}, {1, 2}) + PklString("p") +
+                           PklCall(PklGlobal("torch._utils", "_rebuild_parameter"),
+                                   {PklTensor(half, 0, {4}, {1}), "\x88", "N"}) +
+                           "u}" + PklString("_metadata") + "}sb";
+  return PklDict({PklString("state_dict"), dict, PklString("optimizer"),
+                  PklDict({PklString("lr"), "G?\xb9\x99\x99\x99\x99\x99\x9a"}), PklString("args"),
+                  PklCall(PklGlobal("argparse", "Namespace"), {}) + "}b"});
+}
+
+void AddPytorch(Seeds* seeds) {
+  const std::string f32(24, '\x3e');
+  const std::string f16(8, '\x3c');
+  seeds->Add("pytorch", test::TorchZip(Checkpoint(false), {{"0", f32}, {"1", f16}}));
+  seeds->Add("pytorch", test::TorchLegacy(Checkpoint(true), {{"0", 6, f32}, {"1", 4, f16}}));
+  const std::string one = PklDict(
+      {PklString("w"), PklTensor(PklStorage("BFloat16Storage", "k", 2, true), 0, {2}, {1})});
+  seeds->Add("pytorch", test::TorchLegacy(one, {{"k", 2, "1234"}}, false));
+  seeds->Add("pickle", test::Pkl(Checkpoint(false)));
+  seeds->Add("pickle", test::Pkl(Checkpoint(true)));
+  // Protocol 4: frame, memo, short strings, STACK_GLOBAL, sets.
+  const std::string body =
+      "}\x94(\x8c\x01"
+      "a\x94\x8c\x0b"
+      "collections\x94\x8c\x0bOrderedDict\x94\x93\x94)\x81\x94\x8c\x01"
+      "b\x94\x8f\x94(K\x01M\x02\x03J\x04\x05\x06\x07\x90\x8c\x01"
+      "c\x94(K\x01\x91\x94h\x00\x85\x86\x87N\x88\x89\x30\x30\x30u.";
+  seeds->Add("pickle", "\x80\x04\x95" + test::LittleEndian(uint64_t{body.size()}) + body);
+  // Protocol 0: lines.
+  seeds->Add("pickle",
+             "(dp0\nS'a\\x41\\n'\np1\nI12\nsV\\u0041b\np2\nL34L\nsI01\nF1.5\ns(lp3\ng1\na2.");
+}
+
+void AddConfig(Seeds* seeds) {
+  const std::string data = std::string(PENNYWEIGHT_SOURCE_DIR) + "/testdata/pd-llama-4M/";
+  seeds->Add("config", "c" + test::ReadAll(data + "config.json"));
+  seeds->Add("config", "s" + test::ReadAll(data + "tokenizer.model").substr(0, 2000));
+  seeds->Add("config",
+             R"(j{"a":[1,-2,3.5e-7,18446744073709551615,"\u00e9\ud83d\ude00\n",{}],"b":null,)"
+             R"("c":true,"d":{"e":false}})");
+  seeds->Add("config",
+             R"(t{"version":"1.0","added_tokens":[{"id":1,"content":"<s>","special":true}],)"
+             R"("normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},)"
+             R"({"type":"Replace","pattern":{"String":" "},"content":"▁"}]},"pre_tokenizer":null,)"
+             R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":)"
+             R"({"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}]},"model":)"
+             R"({"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,"vocab":)"
+             R"({"<unk>":0,"<s>":1,"</s>":2,"a":3,"b":4,"ab":5},"merges":[["a","b"]]}})");
+}
+
+}  // namespace
+}  // namespace pennyweight
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: make_seeds FOLDER\n");
+    return 2;
+  }
+  pennyweight::Seeds seeds(argv[1]);
+  pennyweight::AddSafetensors(&seeds);
+  pennyweight::AddIndex(&seeds);
+  pennyweight::AddGguf(&seeds);
+  pennyweight::AddZip(&seeds);
+  pennyweight::AddPytorch(&seeds);
+  pennyweight::AddConfig(&seeds);
+  return 0;
+}
