@@ -107,6 +107,7 @@ Result<int> RunInspect(const Invocation& invocation) {
   if (model.config_error) {
     invocation.console.Note("note: " + model.config_error->ToString());
   }
+  for (const std::string& note : model.notes) invocation.console.Note("note: " + note);
   PrintTables(model, parameters, bytes, &invocation.console);
   invocation.console.PrintResult(invocation.console.json() ? ResultJson(model, parameters)
                                                            : std::string());

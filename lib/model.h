@@ -24,6 +24,7 @@ struct Model {
   std::optional<Vocabulary> vocabulary;
   std::optional<Error> vocabulary_error;
   const Family* family = nullptr;         // nullptr: unknown, or no config
+  std::vector<std::string> notes;         // for people: what was decided where the files are vague
 };
 
 }  // namespace pennyweight
