@@ -2,6 +2,7 @@
 // quantized here; what is not asked to change keeps its bytes.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <map>

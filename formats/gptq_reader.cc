@@ -14,34 +14,29 @@
 namespace pennyweight {
 namespace {
 
-// How the words of qzeros become those of v2, by adding a constant to each word modulo 2^32: the
-// writers subtracted it from whole words, borrows and all. A 3-bit stream repeats after 3 words.
+// How zero points are stored. v1: less one. Writers of 2, 4 and 8 bits subtract from whole words,
+// borrows and all, so the same is added to whole words again; those of 3 bits, whose fields cross
+// words, subtract from each field. GPTQModel before April 2026 subtracted three constants from the
+// words of 3 bits in a wrong order, which is undone likewise.
 enum class Zeros : uint8_t { kV1, kV2, kOld3Bit };
 
+// Of a stream, which repeats after 3 words of 3-bit fields.
 using Words3 = std::array<uint32_t, 3>;
 
-// A 1 in every field.
-constexpr Words3 Ones(int bits) {
-  if (bits == 3) return {0x49249249u, 0x92492492u, 0x24924924u};
-  const uint32_t word = bits == 2 ? 0x55555555u : bits == 4 ? 0x11111111u : 0x01010101u;
-  return {word, word, word};
-}
-
+// What is added to the words, modulo 2^32.
 constexpr Words3 ToAdd(Zeros zeros, int bits) {
-  switch (zeros) {
-    case Zeros::kV1:
-      return Ones(bits);
-    case Zeros::kV2:
-      return {0, 0, 0};
-    case Zeros::kOld3Bit:
-      // GPTQModel before April 2026 subtracted the constants in the wrong order.
-      return {0x24924924u, 0x92492492u, 0x49249249u};
-  }
-  return {0, 0, 0};
+  if (zeros == Zeros::kOld3Bit) return {0x24924924u, 0x92492492u, 0x49249249u};
+  if (zeros == Zeros::kV2 || bits == 3) return {0, 0, 0};
+  const uint32_t ones = bits == 2 ? 0x55555555u : bits == 4 ? 0x11111111u : 0x01010101u;
+  return {ones, ones, ones};
 }
 
-// The words of zero points that are all 2^(b-1), in v2.
-constexpr Words3 Middle(int bits) {
+// What is added to each field then, modulo 2^bits.
+constexpr int FieldToAdd(Zeros zeros, int bits) { return zeros == Zeros::kV1 && bits == 3 ? 1 : 0; }
+
+// The words of zero points that are all 2^(b-1), after ToAdd.
+constexpr Words3 Middle(Zeros zeros, int bits) {
+  if (bits == 3 && zeros == Zeros::kV1) return {0xdb6db6dbu, 0xb6db6db6u, 0x6db6db6du};
   if (bits == 3) return {0x24924924u, 0x49249249u, 0x92492492u};
   const uint32_t word = bits == 2 ? 0xaaaaaaaau : bits == 4 ? 0x88888888u : 0x80808080u;
   return {word, word, word};
@@ -89,6 +84,7 @@ class GptqTensor : public PackedTensor {
       std::memcpy(at, &word, sizeof(word));
     }
     const int half = 1 << (bits - 1);
+    const int less = FieldToAdd(zeros_, bits);
     // Where in the first word the first field begins, in bits; streams of 3 bits cross words.
     const int64_t shift = row * bits - first * 32;
     out->zeros.resize(static_cast<size_t>(count * groups));
@@ -100,7 +96,7 @@ class GptqTensor : public PackedTensor {
         if (bit % 32 + bits > 32) {
           window |= static_cast<uint64_t>(LoadWord(from + (bit / 32 + 1) * 4)) << 32;
         }
-        const int value = static_cast<int>(window >> (bit % 32)) & ((1 << bits) - 1);
+        const int value = (static_cast<int>(window >> (bit % 32)) + less) & ((1 << bits) - 1);
         out->zeros[static_cast<size_t>(n * groups + g)] = static_cast<int8_t>(value - half);
       }
     }
@@ -119,7 +115,7 @@ Result<std::optional<Zeros>> SymmetricZeros(const PartsIndex& index, int64_t qze
   for (const Zeros form : {Zeros::kV1, Zeros::kV2, Zeros::kOld3Bit}) {
     if (form == Zeros::kOld3Bit && bits != 3) continue;
     const Words3 add = ToAdd(form, bits);
-    const Words3 middle = Middle(bits);
+    const Words3 middle = Middle(form, bits);
     bool same = true;
     for (size_t i = 0; same && i < bytes.size() / 4; ++i) {
       const size_t phase = i % width % 3;

@@ -14,7 +14,9 @@ import shutil
 import numpy as np
 import torch
 from compressed_tensors.compressors.base import BaseCompressor
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.lifecycle.forward import dequantize
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -158,6 +160,11 @@ def ct_case(weights, format_name, args, encoding, scale_of, zeros_of=None, more_
             state.update(more_of(weight.float()))
         parts = compressor.compress(dict(state), scheme)
         value = compressor.decompress(dict(parts), scheme)["weight"]
+        if format_name.startswith("nvfp4"):
+            # The compressor decodes to bfloat16; its own two steps, in float32.
+            codes = unpack_fp4_from_uint8(parts["weight_packed"], *weight.shape).float()
+            value = dequantize(codes, parts["weight_scale"].float(), args=scheme.weights,
+                               global_scale=parts["weight_global_scale"])
         prefix = name.removesuffix("weight")
         case.add(name, {prefix + key: part.contiguous() for key, part in parts.items()}, value)
     return case
