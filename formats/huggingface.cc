@@ -38,9 +38,11 @@ Result<std::unique_ptr<TensorSource>> OpenWeights(const std::string& directory) 
   return source;
 }
 
-// What the family is to be run with cannot be: the config stays for people, the family goes.
+// What the family is to be run with cannot be: the config stays for people, the family goes. A note
+// says so where parts are only copied, which needs no config.
 void Refuse(Error error, Model* model) {
   model->family = nullptr;
+  model->notes.push_back(error.ToString());
   if (!model->config_error) model->config_error = std::move(error);
 }
 
