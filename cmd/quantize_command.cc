@@ -260,8 +260,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
     quantizes |= choices[i].quantize;
     const Encoding& from = tensors[i].encoding;
-    const bool again = choices[i].quantize && from.kind != Encoding::Kind::kPlain;
-    if (again && !(from == choices[i].encoding)) ++requantized[from.Name()];
+    if (choices[i].quantize && from.kind != Encoding::Kind::kPlain) ++requantized[from.Name()];
   }
   for (const std::string& note : model.notes) console.Note("note: " + note);
   for (const auto& [name, count] : requantized) {

@@ -23,7 +23,7 @@ TEST_CASE("every byte of the 8-bit floats") {
     // E4M3 has an f16's fields with a bias of 7 instead of 15, and one NaN of each sign.
     const float e4m3 = SmallFloatValue(DType::kF8E4M3, bits);
     const float scaled = F16ToF32(static_cast<uint16_t>((i & 0x80) << 8 | (i & 0x7f) << 7)) * 256;
-    CHECK((i & 0x7f) == 0x7f ? std::isnan(e4m3) : e4m3 == scaled);
+    CHECK(((i & 0x7f) == 0x7f ? std::isnan(e4m3) : e4m3 == scaled));
     CHECK(std::signbit(e4m3) == (i >= 128 && !std::isnan(e4m3)));
     const float e8m0 = SmallFloatValue(DType::kF8E8M0, bits);
     CHECK((i == 255 ? std::isnan(e8m0) : e8m0 == std::exp2(static_cast<float>(i - 127))));
