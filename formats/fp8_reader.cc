@@ -191,18 +191,33 @@ Status FindFp8(const PartsIndex& index, const Fp8Config& config, Packing* packin
 }
 
 void DropActivationScales(const PartsIndex& index, Packing* packing) {
+  const auto found = [&](const std::string& module) {
+    for (const char* suffix : {".weight", ".weight_packed"}) {
+      const int64_t part = index.Find(module + suffix);
+      if (part != PartsIndex::kNone && packing->Claimed(part)) return true;
+    }
+    return false;
+  };
+  struct Ending {
+    const char* suffix;
+    const char* linear;  // of the module, whose weight has to be quantized
+  };
+  constexpr Ending kEndings[] = {
+      {".input_scale", ""},
+      {".input_zero_point", ""},
+      {".input_global_scale", ""},
+      {".input_scale_ub", ""},
+      {".activation_scale", ""},
+      // Of the cached keys and values.
+      {".k_scale", ".k_proj"},
+      {".v_scale", ".v_proj"},
+  };
   int64_t count = 0;
   for (size_t i = 0; i < index.size(); ++i) {
     const auto at = static_cast<int64_t>(i);
-    for (const char* suffix : {".input_scale", ".input_zero_point", ".input_global_scale",
-                               ".input_scale_ub", ".activation_scale"}) {
-      const auto module = WithoutSuffix(index.Info(at).name, suffix);
-      if (!module) continue;
-      const int64_t weight = index.Find(*module + ".weight");
-      const int64_t packed = index.Find(*module + ".weight_packed");
-      const bool found = (weight != PartsIndex::kNone && packing->Claimed(weight)) ||
-                         (packed != PartsIndex::kNone && packing->Claimed(packed));
-      if (!found || packing->Claimed(at)) continue;
+    for (const Ending& ending : kEndings) {
+      const auto module = WithoutSuffix(index.Info(at).name, ending.suffix);
+      if (!module || packing->Claimed(at) || !found(*module + ending.linear)) continue;
       packing->Drop(at);
       ++count;
     }

@@ -67,8 +67,10 @@ Status ApplyQuantization(const Json& json, const std::string& file, Model* model
 // A config that does not name the weights' dtype: that of the first matrix of floats.
 void DTypeFromTensors(Model* model) {
   for (const TensorInfo& info : model->source->tensors()) {
-    const bool integer = info.encoding.kind == Encoding::Kind::kInteger;
-    const DType dtype = integer ? info.encoding.integer.scale_dtype : info.encoding.dtype;
+    const Encoding& encoding = info.encoding;
+    const bool integer = encoding.kind == Encoding::Kind::kInteger;
+    if (!integer && encoding.kind != Encoding::Kind::kPlain) continue;
+    const DType dtype = integer ? encoding.integer.scale_dtype : encoding.dtype;
     if (info.shape.size() < 2 || !IsFloatDType(dtype)) continue;
     model->config->dtype = dtype;
     return;

@@ -106,6 +106,22 @@ TEST_CASE("one scale, one for each row, one for each expert") {
   CHECK(test::DecodeAll(*opened->source, 0, 5) == experts.values);
 }
 
+TEST_CASE("scales of activations are left out beside the weights that they belong to") {
+  Fp8 fp8 = MakeFp8("F8_E4M3", {6, 7}, 6, 7, "_scale", "F32", {1});
+  for (FileTensor& part : fp8.parts) part.name = "attn.k_proj." + part.name.substr(2);
+  for (const char* name : {"attn.k_proj.input_scale", "attn.k_scale", "attn.v_scale"}) {
+    fp8.parts.push_back({name, "F32", {1}, "1234"});
+  }
+  const auto opened = test::OpenParts(fp8.parts, "");
+  REQUIRE_MESSAGE(!opened->error, opened->error->ToString());
+  // There is no v_proj that v_scale would belong to.
+  REQUIRE(opened->source->tensors().size() == 2);
+  CHECK(opened->source->tensors()[0].name == "attn.k_proj.weight");
+  CHECK(opened->source->tensors()[1].name == "attn.v_scale");
+  REQUIRE(opened->notes.size() == 1);
+  CHECK(opened->notes[0].find("2 scales of activations") != std::string::npos);
+}
+
 TEST_CASE("what has no scales stays as it is where nothing asks for them") {
   const std::vector<FileTensor> bare = {{"w", "F8_E4M3", {2, 2}, "1234"},
                                         {"w_scale", "F8_E4M3", {2, 2}, "1234"}};

@@ -272,5 +272,20 @@ TEST_CASE("real models open with configuration, family and vocabulary") {
   if (mixtral->family == nullptr) CHECK(mixtral->config_error->code == ErrorCode::kUnknownFamily);
 }
 
+TEST_CASE("weights in parts do not decide the dtype; plain ones do") {
+  const ScratchFolder folder;
+  folder.Write("model.safetensors", test::SafetensorsFile({{"a.weight", "F8_E4M3", {1, 2}, "12"},
+                                                           {"a.weight_scale", "F32", {1}, "1234"},
+                                                           {"b.weight", "BF16", {1, 2}, "1234"}}));
+  folder.Write("config.json", R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4,
+      "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4,
+      "rms_norm_eps": 1e-5, "quantization_config": {"quant_method": "fp8"}})");
+  const auto model = OpenHuggingFace(folder.path());
+  REQUIRE_MESSAGE(model.ok(), model.error().ToString());
+  REQUIRE(model->config.has_value());
+  CHECK(model->config->dtype == DType::kBF16);
+  CHECK(model->source->tensors()[0].encoding.Name() == "fp8_e4m3_tensor");
+}
+
 }  // namespace
 }  // namespace pennyweight
