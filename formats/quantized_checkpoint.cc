@@ -135,7 +135,13 @@ Result<std::unique_ptr<TensorSource>> GroupQuantizedParts(const Json* json,
       const JsonFields fields(*quantization, config_file, "quantization_config.");
       PW_ASSIGN(format, FindByConfig(index, fields, &packing));
     } else {
-      PW_ASSIGN(format, FindByTensors(index, &packing));
+      Result<std::string> found = FindByTensors(index, &packing);
+      if (!found.ok()) {
+        // One shard of a model may hold codes without their scales.
+        notes->push_back("quantized weights are listed in parts: " + found.error().ToString());
+        return std::move(*parts);
+      }
+      format = *found;
     }
     if (packing.empty()) return std::move(*parts);
     DropActivationScales(index, &packing);

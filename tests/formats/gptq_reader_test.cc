@@ -331,6 +331,20 @@ TEST_CASE("GPTQ and AWQ parts that contradict each other or the config are refus
   });
 }
 
+TEST_CASE("a single shard without some of the parts lists the others as they are") {
+  std::vector<FileTensor> parts = GptqParts(MakeLinear(4, 32, 64, 2, false, false, 19), 1);
+  // Another linear that is whole makes the layout known.
+  for (FileTensor part : std::vector<FileTensor>(parts)) {
+    part.name[2] = 'k';
+    parts.push_back(part);
+  }
+  const auto opened = test::OpenParts(test::Without(parts, "q.qzeros"), "");
+  REQUIRE(opened->source != nullptr);
+  CHECK(opened->source->tensors().size() == 8);
+  REQUIRE(opened->notes.size() == 1);
+  CHECK(opened->notes[0].find("m.q.qzeros") != std::string::npos);
+}
+
 TEST_CASE("an unknown method is named") {
   const auto opened = test::OpenParts({{"w", "F16", {1}, "12"}},
                                       test::QuantizationText(R"("quant_method": "exl3")"));
