@@ -19,8 +19,8 @@ Result<Model> OpenPytorch(const std::string& path);
 
 // A folder as the Hugging Face hub lays it out: config.json, model.safetensors or its shards with
 // index, else pytorch_model.bin or its shards with index, tokenizer files. The parts of a quantized
-// weight are listed as that weight, in its encoding. A quantization that is not read here leaves the
-// parts, and a note. A config or tokenizer that cannot be used is kept as config_error /
+// weight are listed as that weight, in its encoding. A quantization that is not read here leaves
+// the parts, and a note. A config or tokenizer that cannot be used is kept as config_error /
 // vocabulary_error: commands that do not need it go on.
 Result<Model> OpenHuggingFace(const std::string& directory);
 

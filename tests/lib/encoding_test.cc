@@ -152,8 +152,8 @@ TEST_CASE("scaled floats, codebooks and activation order have names, bits and no
         "int8_absmax");
   CHECK(Encoding::Codebook({}).Name() == "nf4_b64");
   CHECK(Encoding::Codebook({}).BitsPerWeight(64) == 4.5);
-  const Encoding nested = Encoding::Codebook(
-      {.book = CodebookSpec::Book::kFp4, .block = 128, .nested_block = 256});
+  const Encoding nested =
+      Encoding::Codebook({.book = CodebookSpec::Book::kFp4, .block = 128, .nested_block = 256});
   CHECK(nested.Name() == "fp4_b128_nested");
   CHECK(nested.BitsPerWeight(64) == 4 + (8 + 0.125) / 128);
   CHECK_FALSE(nested == Encoding::Codebook({}));
