@@ -14,6 +14,7 @@
 #include "lib/peak_rss.h"
 #include "quant/codec.h"
 #include "quant/metrics.h"
+#include "quant/repack.h"
 
 namespace pennyweight {
 namespace {
@@ -81,7 +82,14 @@ Result<Choice> ChooseOne(const Model& model, const TensorInfo& info,
     if (from.kind == Encoding::Kind::kBlock) error.hint = "--to gguf without --dtype keeps them";
     return std::move(error).InFile(info.file).InTensor(info.name);
   }
-  return Choice{Encoding::Plain(options.dtype.value_or(DecodedDType(model))), false, {}};
+  Choice decoded{Encoding::Plain(options.dtype.value_or(DecodedDType(model))), false, {}};
+  if (!options.repack) return decoded;
+  if (from.kind == Encoding::Kind::kBlock) return keep;
+  std::string why_not;
+  const auto block = FindRepack(from, info.cols(), &why_not);
+  if (block) return Choice{Encoding::Block(*block), false, {}};
+  decoded.fallback = why_not;
+  return decoded;
 }
 
 // Rows [row, row + rows) of one tensor.
@@ -177,11 +185,19 @@ Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure,
       tile->result.error.sum_sq_error = tile->result.error.max_abs_error = 0;
     } else {
       EncodedTensor& cast = scratch->cast;
-      cast.encoding = to;
-      cast.rows = tile->rows;
-      cast.cols = info.cols();
-      cast.data.resize(count * static_cast<size_t>(DTypeBits(to.dtype)) / 8);
-      EncodeFromFloat(to.dtype, scratch->values.data(), cast.data.data(), count);
+      if (to.kind == Encoding::Kind::kBlock) {
+        if (!RepackRows(scratch->stored, to.block, &cast)) {
+          return Error(ErrorCode::kVerifyFailed, "its values changed on the way to " + to.Name())
+              .InFile(info.file)
+              .InTensor(info.name);
+        }
+      } else {
+        cast.encoding = to;
+        cast.rows = tile->rows;
+        cast.cols = info.cols();
+        cast.data.resize(count * static_cast<size_t>(DTypeBits(to.dtype)) / 8);
+        EncodeFromFloat(to.dtype, scratch->values.data(), cast.data.data(), count);
+      }
       scratch->written.resize(count);
       DecodeRows(cast, 0, tile->rows, scratch->written.data());
       tile->result.error.Add(scratch->values.data(), scratch->written.data(), n);
@@ -217,7 +233,8 @@ void AddErrors(const std::vector<TensorInfo>& tensors, std::span<const Choice> c
   bool decoded = false;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const bool copy = choices[i].encoding == tensors[i].encoding;
-    report->tensors[i].method = copy ? "copy" : "cast";
+    const bool block = choices[i].encoding.kind == Encoding::Kind::kBlock;
+    report->tensors[i].method = copy ? "copy" : block ? "repack" : "cast";
     if (!CanDecode(tensors[i].encoding)) continue;
     // The same bytes have no error, NaN among them or not.
     FillWeightError(copy ? WeightError() : errors[i], &report->tensors[i]);

@@ -19,6 +19,9 @@ namespace pennyweight {
 struct ConvertOptions {
   bool gguf = false;           // the output is a GGUF file: it holds blocks, and norms in f32
   std::optional<DType> dtype;  // F32, F16 or BF16 for all float tensors; none: as they are
+  // GGUF: quantized tensors become blocks of the same values where FindRepack has a type for them;
+  // the others are decoded. Whether the values are the same, CheckRepacks tells.
+  bool repack = false;
 };
 
 // What quantized weights are decoded to when no dtype is asked for: the one the model's own

@@ -233,8 +233,10 @@ Result<int> RunCompare(const Invocation& invocation) {
   }
   const std::vector<std::string> reports = arguments.All("--report");
   PW_TRY(CheckReportFiles(reports, arguments.Has("--force")));
-  PW_ASSIGN(const Model a, OpenModel(arguments.inputs()[0]));
-  PW_ASSIGN(const Model b, OpenModel(arguments.inputs()[1]));
+  PW_ASSIGN(Model a, OpenModel(arguments.inputs()[0]));
+  PW_ASSIGN(Model b, OpenModel(arguments.inputs()[1]));
+  UseCanonical(&a);
+  UseCanonical(&b);
   PW_ASSIGN(Report report, CompareTensors(invocation.context, a, b));
   if (text) {
     PW_ASSIGN(report.layers, CompareOnText(invocation, a, b));

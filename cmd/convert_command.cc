@@ -2,11 +2,13 @@
 // quantized here; what is not asked to change keeps its bytes.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <map>
 
 #include "calib/convert_model.h"
+#include "calib/repack_model.h"
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
@@ -23,6 +25,8 @@ constexpr Flag kFlags[] = {
     {"--output", "-o", "OUTPUT", "file (.gguf, .safetensors) or folder to write"},
     {"--to", "", "FORMAT", "safetensors or gguf (default: by OUTPUT)"},
     {"--dtype", "", "NAME", "f32, f16 or bf16 for all float tensors (default: as they are)"},
+    {"--repack", "", "",
+     "to gguf: quantized weights as blocks of the same values, where that is exact"},
     {"--shard-size", "", "SIZE", "weights in a file of a folder (default: 5G)"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
@@ -63,6 +67,11 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   if (dtype) {
     s.options.dtype = *dtype == "f32" ? DType::kF32 : *dtype == "f16" ? DType::kF16 : DType::kBF16;
   }
+  s.options.repack = arguments.Has("--repack");
+  if (s.options.repack && !s.options.gguf) {
+    return Error(ErrorCode::kUsage, "--repack makes blocks of GGUF, and the output is not GGUF")
+        .Hint("give --to gguf, or leave --repack out: quantized weights are decoded");
+  }
   PW_ASSIGN(s.shard_bytes, arguments.Size("--shard-size"));
   if (s.shard_bytes && (s.options.gguf || EndsWith(s.output, ".safetensors"))) {
     return Error(ErrorCode::kUsage, "--shard-size is for folders, and the output is one file")
@@ -74,6 +83,26 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   s.force = arguments.Has("--force");
   s.reports = arguments.All("--report");
   return s;
+}
+
+// llama.cpp's number for a file that is mostly of one block type; 1 (mostly f16) where it has none.
+uint32_t FileTypeOf(BlockType type) {
+  switch (type) {
+    case BlockType::kQ4_0:
+      return 2;
+    case BlockType::kQ4_1:
+      return 3;
+    case BlockType::kQ8_0:
+      return 7;
+    case BlockType::kQ5_0:
+      return 8;
+    case BlockType::kQ5_1:
+      return 9;
+    case BlockType::kMXFP4:
+      return 38;
+    default:
+      return 1;
+  }
 }
 
 // general.file_type: the input's own where its tensors stay as they are, else by the dtype of most
@@ -89,10 +118,19 @@ uint32_t GgufFileType(const Model& model, const ConvertOptions& options,
     if (code == std::errc() && rest == end) return number;
   }
   std::map<DType, int64_t> elements;
+  int64_t plain = 0;
+  std::map<BlockType, int64_t> blocks;
   for (size_t i = 0; i < choices.size(); ++i) {
-    if (choices[i].encoding.kind != Encoding::Kind::kPlain) continue;
+    const Encoding& to = choices[i].encoding;
+    const int64_t count = model.source->tensors()[i].elements();
+    if (to.kind == Encoding::Kind::kBlock) blocks[to.block] += count;
+    if (to.kind != Encoding::Kind::kPlain) continue;
+    plain += count;
     elements[choices[i].encoding.dtype] += model.source->tensors()[i].elements();
   }
+  const auto most = std::max_element(blocks.begin(), blocks.end(),
+                                     [](auto& a, auto& b) { return a.second < b.second; });
+  if (most != blocks.end() && most->second > plain) return FileTypeOf(most->first);
   const int64_t f32 = elements[DType::kF32];
   const int64_t bf16 = elements[DType::kBF16];
   const int64_t f16 = elements[DType::kF16];
@@ -152,7 +190,10 @@ std::string Decoded(const Model& model, const std::vector<Choice>& choices) {
   std::map<std::string, int> counts;
   for (size_t i = 0; i < choices.size(); ++i) {
     const Encoding& from = model.source->tensors()[i].encoding;
-    if (from.kind == Encoding::Kind::kPlain || from == choices[i].encoding) continue;
+    if (from.kind == Encoding::Kind::kPlain || from == choices[i].encoding ||
+        choices[i].encoding.kind != Encoding::Kind::kPlain) {
+      continue;
+    }
     ++counts[choices[i].encoding.Name()];
   }
   std::string text;
@@ -165,13 +206,18 @@ std::string Decoded(const Model& model, const std::vector<Choice>& choices) {
 
 std::string Summary(const Settings& settings, const Report& report) {
   const ReportTotals& t = report.totals;
-  size_t copied = 0;
-  for (const TensorReport& row : report.tensors) copied += row.method == "copy";
+  size_t copied = 0, repacked = 0;
+  for (const TensorReport& row : report.tensors) {
+    copied += row.method == "copy";
+    repacked += row.method == "repack";
+  }
   return fmt::format(
       "{}: {} -> {} ({:.2f} bits per weight), {:.1f} s, peak {}\n"
-      "{} tensors copied, {} cast",
+      "{} tensors copied, {}{} cast",
       settings.output, HumanBytes(t.bytes_in), HumanBytes(t.bytes_out), t.bits_per_weight,
-      t.seconds, HumanBytes(t.peak_rss_bytes), copied, report.tensors.size() - copied);
+      t.seconds, HumanBytes(t.peak_rss_bytes), copied,
+      repacked > 0 ? fmt::format("{} repacked, ", repacked) : "",
+      report.tensors.size() - copied - repacked);
 }
 
 }  // namespace
@@ -183,21 +229,28 @@ const CommandSpec kConvertSpec = {
     1,
     "  pennyweight convert ./Llama-8B -o llama-8b.gguf\n"
     "  pennyweight convert llama-8b.gguf -o ./Llama-8B-bf16 --dtype bf16 --shard-size 2G\n"
-    "  pennyweight convert ./Llama-8B -o llama-8b.safetensors\n",
+    "  pennyweight convert ./Llama-8B -o llama-8b.safetensors\n"
+    "  pennyweight convert ./Llama-8B-GPTQ -o llama-8b-q4_0.gguf --repack\n",
     kFlags};
 
 Result<int> RunConvert(const Invocation& invocation) {
   const auto start = std::chrono::steady_clock::now();
   Console& console = invocation.console;
   PW_ASSIGN(const Settings settings, ReadSettings(invocation.arguments));
-  PW_ASSIGN(const Model model, OpenModel(invocation.arguments.inputs()[0]));
+  PW_ASSIGN(Model model, OpenModel(invocation.arguments.inputs()[0]));
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
-  PW_ASSIGN(const std::vector<Choice> choices, ChooseConversions(model, settings.options));
+  if (!settings.options.gguf) UseCanonical(&model);
+  PW_ASSIGN(std::vector<Choice> choices, ChooseConversions(model, settings.options));
+  if (settings.options.repack) {
+    PW_TRY(CheckRepacks(invocation.context, model,
+                        settings.options.dtype.value_or(DecodedDType(model)), &choices));
+  }
   const auto& tensors = model.source->tensors();
   std::vector<OutputTensor> outputs;
   for (size_t i = 0; i < tensors.size(); ++i) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
   }
+  for (const std::string& note : model.notes) console.Note("note: " + note);
   PW_TRY(NoteLosses(settings, model, &console));
   PW_ASSIGN(const OutputRun run,
             OutputRun::Begin(invocation, "convert", settings.output, model, outputs, {}));

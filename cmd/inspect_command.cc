@@ -1,6 +1,7 @@
 // pennyweight inspect: what is in a model, before a byte of its weights is read.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "cmd/commands.h"
@@ -104,9 +105,10 @@ Result<int> RunInspect(const Invocation& invocation) {
     parameters += t.elements();
     bytes += t.bytes;
   }
-  if (model.config_error) {
-    invocation.console.Note("note: " + model.config_error->ToString());
-  }
+  std::vector<std::string> notes = model.notes;
+  if (model.config_error) notes.insert(notes.begin(), model.config_error->ToString());
+  notes.erase(std::unique(notes.begin(), notes.end()), notes.end());
+  for (const std::string& note : notes) invocation.console.Note("note: " + note);
   PrintTables(model, parameters, bytes, &invocation.console);
   invocation.console.PrintResult(invocation.console.json() ? ResultJson(model, parameters)
                                                            : std::string());

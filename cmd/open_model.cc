@@ -9,6 +9,7 @@
 #include "formats/readers.h"
 #include "lib/file.h"
 #include "lib/limits.h"
+#include "quant/transposed_source.h"
 
 namespace pennyweight {
 
@@ -24,6 +25,17 @@ Result<Model> OpenModel(const std::string& path) {
       break;
   }
   return OpenSafetensors(path);
+}
+
+void UseCanonical(Model* model) {
+  int64_t count = 0;
+  for (const TensorInfo& info : model->source->tensors()) count += info.transposed;
+  if (count == 0) return;
+  model->source = MakeCanonical(std::move(model->source), DType::kBF16);
+  model->notes.push_back(
+      fmt::format("{} tensors of experts are decoded to bf16 and transposed: "
+                  "that is what their names stand for",
+                  count));
 }
 
 DType ModelDType(const Model& model) {

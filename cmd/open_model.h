@@ -13,6 +13,10 @@ namespace pennyweight {
 // formats/readers.h.
 Result<Model> OpenModel(const std::string& path);
 
+// Gives tensors that are stored transposed (experts in MXFP4) the orientation that their names
+// promise, decoded to bf16, which holds every such value; a note says so.
+void UseCanonical(Model* model);
+
 // The model's own word on its dtype; without a configuration, that of most of its weights.
 DType ModelDType(const Model& model);
 

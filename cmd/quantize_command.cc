@@ -258,7 +258,8 @@ Result<int> RunQuantize(const Invocation& invocation) {
   const Arguments& arguments = invocation.arguments;
   Console& console = invocation.console;
   PW_ASSIGN(const Settings settings, ReadSettings(arguments));
-  PW_ASSIGN(const Model model, OpenModel(arguments.inputs()[0]));
+  PW_ASSIGN(Model model, OpenModel(arguments.inputs()[0]));
+  UseCanonical(&model);
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
@@ -266,15 +267,20 @@ Result<int> RunQuantize(const Invocation& invocation) {
             ChooseTypes(mix, model.family, model.config.value_or(ModelConfig()), tensors));
   AdjustChoices(model, settings.layout, &choices);
 
-  bool quantizes = false, requantizes = false;
+  bool quantizes = false;
+  std::map<std::string, int> requantized;  // by encoding
   std::vector<OutputTensor> outputs;
   for (size_t i = 0; i < tensors.size(); ++i) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
     quantizes |= choices[i].quantize;
-    requantizes |= choices[i].quantize && tensors[i].encoding.kind != Encoding::Kind::kPlain;
+    const Encoding& from = tensors[i].encoding;
+    if (choices[i].quantize && from.kind != Encoding::Kind::kPlain) ++requantized[from.Name()];
   }
-  if (requantizes) {
-    console.Note("warning: the input is quantized already; its error is kept and adds up");
+  for (const std::string& note : model.notes) console.Note("note: " + note);
+  for (const auto& [name, count] : requantized) {
+    console.Note(fmt::format("warning: {} tensor{} {} quantized already ({}); that error is kept "
+                             "and adds up",
+                             count, count == 1 ? "" : "s", count == 1 ? "is" : "are", name));
   }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   PW_ASSIGN(const std::optional<Windows> windows,

@@ -114,6 +114,9 @@ Status CheckPackQuantized(const Model& model, const OutputTensor& tensor) {
     case Encoding::Kind::kBlock:
       return refused("this layout does not hold " + tensor.encoding.Name() + " blocks",
                      "--to gguf");
+    case Encoding::Kind::kScaled:
+    case Encoding::Kind::kCodebook:
+      return refused(tensor.encoding.Name() + " values are not written", "--type int4");
     case Encoding::Kind::kInteger:
       break;
   }
@@ -125,6 +128,9 @@ Status CheckPackQuantized(const Model& model, const OutputTensor& tensor) {
   if (spec.bits != 4 && spec.bits != 8) {
     return refused(std::to_string(spec.bits) + " bits are not written, only 4 and 8",
                    "--type int4");
+  }
+  if (spec.act_order) {
+    return refused("groups in activation order are not written", "--type int4");
   }
   if (!IsFloatDType(spec.scale_dtype)) {
     return refused("scales are float16, bfloat16 or float32", "--type int4");

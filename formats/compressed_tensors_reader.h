@@ -1,34 +1,31 @@
-// Reads checkpoints of compressed-tensors in its pack-quantized layout: the parts of a linear
-//   P.weight_packed      I32 [N, ceil(K b / 32)]  row n: b-bit values code + 2^(b-1), low bits
-//   first P.weight_scale       F16, BF16 or F32 [N, G] P.weight_zero_point  I32 [ceil(N b / 32), G]
-//   column g: zero + 2^(b-1), packed down the rows P.weight_shape       I64 [2] = {N, K}
-// become one tensor P.weight [N, K] with an integer encoding; value = (code - zero) * scale.
-// Source: compressed_tensors/compressors/pack_quantized
-// (github.com/vllm-project/compressed-tensors).
+// Reads checkpoints of compressed-tensors. A linear P is stored as
+//   pack-quantized        P.weight_packed I32 [N, W]: row n holds b-bit values code + 2^(b-1), low
+//                         bits first. W = ceil(K b / 32), or up to version 0.16 ceil(K / (32 / b)):
+//                         no value crosses words. P.weight_scale F16, BF16 or F32 [N, G],
+//                         P.weight_zero_point I32 [W of N, G]: column g packed down the rows
+//                         likewise (older: I8 [N, G]), P.weight_shape I64 [2] = {N, K},
+//                         P.weight_g_idx I32 [K]: group of each column; optional
+//   int-quantized         P.weight I8 [N, K], P.weight_scale [N, G] or one number,
+//                         P.weight_zero_point I8 likewise
+//   float-quantized       as fp8_reader.h; mxfp8-quantized the same, with exponents as scales
+//   nvfp4-pack-quantized  P.weight_packed U8 [N, K / 2], P.weight_scale F8_E4M3 [N, K / 16],
+//                         P.weight_global_scale F32 [1]: value = code * scale / global
+//   mxfp4-pack-quantized  as mxfp4_reader.h
+// and becomes P.weight [N, K]; integers are (code - zero) * scale.
+// Source: compressed_tensors/compressors (github.com/vllm-project/compressed-tensors).
 #pragma once
 
-#include <memory>
-#include <string>
-
-#include "lib/json.h"
+#include "formats/json_fields.h"
+#include "formats/packed_tensors.h"
 #include "lib/result.h"
-#include "lib/tensor_source.h"
 
 namespace pennyweight {
 
-// True when a config.json (`json`) says that its checkpoint is written by compressed-tensors.
-bool IsCompressedTensors(const Json& json);
-// The quantization_config object of a config.json; nullptr when there is none.
-const Json* QuantizationConfig(const Json& json);
-
-// Takes over `*parts` and lists its groups of parts as single tensors; everything else stays as it
-// is. `json` is the config.json (at `config_file`). Encodings come from the tensors' shapes; one of
-// the config's groups has to agree. On an error `*parts` is left untouched. Errors: kUnsupported (a
-// format, bit width or activation order that is not read here), kConfigMissing and kConfigInvalid
-// (quantization_config), kTensorMissing (a part), kInvalidTensor (parts contradict each other or
-// every group), kDuplicateKey (P.weight and its parts both exist), those of reading weight_shape.
-Result<std::unique_ptr<TensorSource>> WrapCompressedTensors(const Json& json,
-                                                            const std::string& config_file,
-                                                            std::unique_ptr<TensorSource>* parts);
+// `fields` is the quantization_config. Encodings come from the tensors' shapes; for integers one of
+// the config's groups has to agree. Errors: kUnsupported (a format, bit width or strategy that is
+// not read here), kConfigMissing and kConfigInvalid, kTensorMissing (a part), kInvalidTensor (parts
+// contradict each other or every group), kDuplicateKey (P.weight and its parts both exist), those
+// of reading weight_shape and weight_g_idx.
+Status FindCompressedTensors(const PartsIndex& index, const JsonFields& fields, Packing* packing);
 
 }  // namespace pennyweight

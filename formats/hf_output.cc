@@ -102,11 +102,15 @@ Json ConfigFromModel(const ModelConfig& config, const Family& family) {
   return out;
 }
 
-bool HasIntegerTensors(const Model& model) {
+// Blocks come from GGUF files too, but then there is no claim in a config.json to drop.
+bool HasQuantizedTensors(const Model& model) {
   if (model.source == nullptr) return false;
+  // A source that put parts together is named for their layout; whatever it lists, they are gone.
+  const std::string_view format = model.source->format();
+  if (format != "safetensors" && format != "pytorch") return true;
   const auto& list = model.source->tensors();
   return std::any_of(list.begin(), list.end(), [](const TensorInfo& info) {
-    return info.encoding.kind == Encoding::Kind::kInteger;
+    return info.encoding.kind != Encoding::Kind::kPlain;
   });
 }
 
@@ -168,11 +172,11 @@ Result<CompanionFiles> ListCompanionFiles(const std::string& directory) {
 
 Result<std::string> OutputConfig(const Model& model, const ConfigChanges& changes) {
   PW_ASSIGN(const Json config, InputConfig(model));
-  // An input's integers were decoded when none is announced: its own claim is then no longer true.
-  const bool drop = changes.quantization_config.has_value() || HasIntegerTensors(model);
+  // An input's quantized tensors were decoded when none is announced: its own claim is then no longer true.
+  const bool drop = changes.quantization_config.has_value() || HasQuantizedTensors(model);
   Json out = Json::Object();
   for (const auto& [key, value] : config.members()) {
-    if (key == "quantization_config" && drop) continue;
+    if ((key == "quantization_config" || key == "compression_config") && drop) continue;
     if (changes.dtype && (key == "dtype" || key == "torch_dtype") && value.is_string()) {
       out.Set(key, Json::String(*changes.dtype));
     } else {

@@ -1,17 +1,15 @@
 // OpenHuggingFace of formats/readers.h: a folder's weights, configuration and vocabulary.
-#include <fmt/format.h>
-
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <system_error>
 #include <utility>
 
-#include "formats/compressed_tensors_reader.h"
 #include "formats/hf_config.h"
 #include "formats/hf_tokenizer.h"
 #include "formats/json_fields.h"
 #include "formats/pytorch_reader.h"
+#include "formats/quantized_checkpoint.h"
 #include "formats/readers.h"
 #include "formats/safetensors_reader.h"
 #include "formats/shard_index.h"
@@ -40,46 +38,39 @@ Result<std::unique_ptr<TensorSource>> OpenWeights(const std::string& directory) 
   return source;
 }
 
-// What the family is to be run with cannot be: the config stays for people, the family goes.
+// What the family is to be run with cannot be: the config stays for people, the family goes. A note
+// says so where parts are only copied, which needs no config.
 void Refuse(Error error, Model* model) {
   model->family = nullptr;
+  model->notes.push_back(error.ToString());
   if (!model->config_error) model->config_error = std::move(error);
 }
 
 // Groups the parts of quantized tensors where the layout is known; else says what it is.
-// Only parts that contradict each other or the config's groups are errors.
+// Only parts that contradict each other or the config are errors.
 Status ApplyQuantization(const Json& json, const std::string& file, Model* model) {
-  const Json* quantization = QuantizationConfig(json);
-  if (quantization == nullptr) return OkStatus();
-  if (IsCompressedTensors(json)) {
-    Result<std::unique_ptr<TensorSource>> source =
-        WrapCompressedTensors(json, file, &model->source);
-    if (source.ok()) {
-      model->source = std::move(source).value();
-    } else if (source.error().code == ErrorCode::kUnsupported ||
-               source.error().code == ErrorCode::kConfigMissing ||
-               source.error().code == ErrorCode::kConfigInvalid) {
-      Refuse(std::move(source).TakeError(), model);
-    } else {
-      return std::move(source).TakeError();
-    }
+  Result<std::unique_ptr<TensorSource>> source =
+      GroupQuantizedParts(&json, file, &model->source, &model->notes);
+  if (source.ok()) {
+    model->source = std::move(source).value();
     return OkStatus();
   }
-  const Json* method = quantization->Find("quant_method");
-  Refuse(Error(ErrorCode::kUnsupported,
-               fmt::format("the weights are quantized by \"{:.40}\", which is not read here",
-                           method != nullptr && method->is_string() ? method->str() : "?"))
-             .Hint("give the model as it was before, or as compressed-tensors (pack-quantized)")
-             .InFile(file),
-         model);
-  return OkStatus();
+  const ErrorCode code = source.error().code;
+  if (code == ErrorCode::kUnsupported || code == ErrorCode::kConfigMissing ||
+      code == ErrorCode::kConfigInvalid) {
+    Refuse(std::move(source).TakeError(), model);
+    return OkStatus();
+  }
+  return std::move(source).TakeError();
 }
 
 // A config that does not name the weights' dtype: that of the first matrix of floats.
 void DTypeFromTensors(Model* model) {
   for (const TensorInfo& info : model->source->tensors()) {
-    const bool integer = info.encoding.kind == Encoding::Kind::kInteger;
-    const DType dtype = integer ? info.encoding.integer.scale_dtype : info.encoding.dtype;
+    const Encoding& encoding = info.encoding;
+    const bool integer = encoding.kind == Encoding::Kind::kInteger;
+    if (!integer && encoding.kind != Encoding::Kind::kPlain) continue;
+    const DType dtype = integer ? encoding.integer.scale_dtype : encoding.dtype;
     if (info.shape.size() < 2 || !IsFloatDType(dtype)) continue;
     model->config->dtype = dtype;
     return;

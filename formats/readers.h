@@ -9,7 +9,8 @@
 
 namespace pennyweight {
 
-// A bare .safetensors file: tensors, no configuration.
+// A bare .safetensors file: tensors, no configuration. Quantized weights are put together where
+// their parts tell the layout (formats/quantized_checkpoint.h).
 Result<Model> OpenSafetensors(const std::string& path);
 
 // A PyTorch checkpoint (.pt, .pth, .bin): the tensors of its state dict, no configuration. Its
@@ -17,10 +18,10 @@ Result<Model> OpenSafetensors(const std::string& path);
 Result<Model> OpenPytorch(const std::string& path);
 
 // A folder as the Hugging Face hub lays it out: config.json, model.safetensors or its shards with
-// index, else pytorch_model.bin or its shards with index, tokenizer files. Tensors of
-// compressed-tensors checkpoints are listed as one tensor with an integer encoding. A config or
-// tokenizer that cannot be used is kept as config_error / vocabulary_error: commands that do not
-// need it go on.
+// index, else pytorch_model.bin or its shards with index, tokenizer files. The parts of a quantized
+// weight are listed as that weight, in its encoding. A quantization that is not read here leaves
+// the parts, and a note. A config or tokenizer that cannot be used is kept as config_error /
+// vocabulary_error: commands that do not need it go on.
 Result<Model> OpenHuggingFace(const std::string& directory);
 
 // A GGUF v2 or v3 file. Tensors of known families are listed under Hugging Face's names, in its row

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "formats/detect.h"
+#include "formats/quantized_checkpoint.h"
 #include "formats/readers.h"
 #include "formats/shard_index.h"
 #include "lib/allowance.h"
@@ -392,11 +393,33 @@ Status SafetensorsSource::ReadRows(size_t index, int64_t row, int64_t count,
   return OkStatus();
 }
 
+Status SafetensorsSource::ReadColumns(size_t index, int64_t row, int64_t count, int64_t col,
+                                      int64_t cols, EncodedTensor* out) const {
+  const TensorInfo& info = tensors_[index];
+  if (col == 0 && cols == info.cols()) return ReadRows(index, row, count, out);
+  const ReadFile& file = files_[file_of_[index]];
+  const int64_t bytes = DTypeBits(info.encoding.dtype) / 8;
+  const auto row_bytes = static_cast<uint64_t>(info.cols() * bytes);
+  const auto part_bytes = static_cast<uint64_t>(cols * bytes);
+  out->encoding = info.encoding;
+  out->rows = count;
+  out->cols = cols;
+  out->data.resize(static_cast<uint64_t>(count) * part_bytes);
+  uint64_t offset =
+      info.offset + static_cast<uint64_t>(row) * row_bytes + static_cast<uint64_t>(col * bytes);
+  uint8_t* to = out->data.data();
+  for (int64_t r = 0; r < count; ++r, offset += row_bytes, to += part_bytes) {
+    Status status = file.ReadAt(offset, to, part_bytes);
+    if (!status.ok()) return std::move(status).TakeError().InFile(info.file).InTensor(info.name);
+  }
+  return OkStatus();
+}
+
 Result<Model> OpenSafetensors(const std::string& path) {
-  PW_ASSIGN(auto source, SafetensorsSource::Open({path}));
+  PW_ASSIGN(std::unique_ptr<TensorSource> parts, SafetensorsSource::Open({path}));
   Model model;
   model.path = path;
-  model.source = std::move(source);
+  PW_ASSIGN(model.source, GroupQuantizedParts(nullptr, "", &parts, &model.notes));
   return model;
 }
 

@@ -48,6 +48,9 @@ class SafetensorsSource : public TensorSource {
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
   // Errors also: kUnsupported for rows of a sub-byte dtype that end inside a byte.
   Status ReadRows(size_t index, int64_t row, int64_t count, EncodedTensor* out) const override;
+  // One read per row: what is not asked for is not read.
+  Status ReadColumns(size_t index, int64_t row, int64_t count, int64_t col, int64_t cols,
+                     EncodedTensor* out) const override;
   std::string_view format() const override { return "safetensors"; }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::vector<std::string>& files() const override { return paths_; }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "lib/checked.h"
@@ -45,7 +46,38 @@ std::string Lower(std::string_view text) {
   return out;
 }
 
+// "fp8_e4m3_b128x128", "int8_absmax", "fp4_e2m1_b1x16": element, then what shares a scale.
+std::string ScaledName(const ScaledSpec& spec) {
+  const char* element = spec.element == DType::kF8E4M3   ? "fp8_e4m3"
+                        : spec.element == DType::kF8E5M2 ? "fp8_e5m2"
+                        : spec.element == DType::kF4     ? "fp4_e2m1"
+                                                         : "int8";
+  if (spec.absmax) return fmt::format("{}_absmax", element);
+  if (spec.block_cols > 0) {
+    return fmt::format("{}_b{}x{}", element, spec.block_rows, spec.block_cols);
+  }
+  return fmt::format("{}_{}", element, spec.block_rows == 0 ? "tensor" : "channel");
+}
+
+double ScaledBits(const ScaledSpec& spec, int64_t cols) {
+  const double rows = static_cast<double>(std::max<int64_t>(1, spec.block_rows));
+  const double per_row = static_cast<double>(spec.Groups(cols)) * DTypeBits(spec.scale_dtype);
+  // One scale for the whole tensor costs nothing that a row could tell.
+  const double shared = spec.block_rows == 0 ? 0 : per_row / rows;
+  return DTypeBits(spec.element) + (cols > 0 ? shared / static_cast<double>(cols) : 0);
+}
+
+double CodebookBits(const CodebookSpec& spec) {
+  const double absmax =
+      spec.nested_block == 0 ? 32 : 8 + 32.0 / static_cast<double>(spec.nested_block);
+  return 4 + absmax / static_cast<double>(spec.block);
+}
+
 }  // namespace
+
+int64_t ScaledSpec::Groups(int64_t cols) const {
+  return block_cols == 0 ? 1 : CeilDiv(cols, block_cols);
+}
 
 const BlockTraits& TraitsOf(BlockType type) { return kBlocks[static_cast<size_t>(type)]; }
 
@@ -84,6 +116,20 @@ Encoding Encoding::Integer(IntegerSpec spec) {
   return encoding;
 }
 
+Encoding Encoding::Scaled(ScaledSpec spec) {
+  Encoding encoding;
+  encoding.kind = Kind::kScaled;
+  encoding.scaled = spec;
+  return encoding;
+}
+
+Encoding Encoding::Codebook(CodebookSpec spec) {
+  Encoding encoding;
+  encoding.kind = Kind::kCodebook;
+  encoding.codebook = spec;
+  return encoding;
+}
+
 bool Encoding::operator==(const Encoding& other) const {
   if (kind != other.kind) return false;
   switch (kind) {
@@ -93,6 +139,10 @@ bool Encoding::operator==(const Encoding& other) const {
       return block == other.block;
     case Kind::kInteger:
       return integer == other.integer;
+    case Kind::kScaled:
+      return scaled == other.scaled;
+    case Kind::kCodebook:
+      return codebook == other.codebook;
   }
   return false;
 }
@@ -103,12 +153,18 @@ std::string Encoding::Name() const {
       return Lower(DTypeName(dtype));
     case Kind::kBlock:
       return std::string(TraitsOf(block).name);
+    case Kind::kScaled:
+      return ScaledName(scaled);
+    case Kind::kCodebook:
+      return fmt::format("{}_b{}{}", codebook.book == CodebookSpec::Book::kNf4 ? "nf4" : "fp4",
+                         codebook.block, codebook.nested_block == 0 ? "" : "_nested");
     case Kind::kInteger:
       break;
   }
   const std::string group =
       integer.group_size == 0 ? "channel" : fmt::format("g{}", integer.group_size);
-  return fmt::format("int{}_{}{}", integer.bits, group, integer.symmetric ? "" : "_asym");
+  return fmt::format("int{}_{}{}{}", integer.bits, group, integer.symmetric ? "" : "_asym",
+                     integer.act_order ? "_actorder" : "");
 }
 
 double Encoding::BitsPerWeight(int64_t cols) const {
@@ -117,6 +173,10 @@ double Encoding::BitsPerWeight(int64_t cols) const {
       return DTypeBits(dtype);
     case Kind::kBlock:
       return 8.0 * TraitsOf(block).bytes / TraitsOf(block).elements;
+    case Kind::kScaled:
+      return ScaledBits(scaled, cols);
+    case Kind::kCodebook:
+      return CodebookBits(codebook);
     case Kind::kInteger:
       break;
   }
@@ -127,7 +187,7 @@ double Encoding::BitsPerWeight(int64_t cols) const {
 }
 
 std::optional<uint64_t> Encoding::RowBytes(int64_t cols) const {
-  if (cols < 0 || kind == Kind::kInteger) return std::nullopt;
+  if (cols < 0 || (kind != Kind::kPlain && kind != Kind::kBlock)) return std::nullopt;
   const auto columns = static_cast<uint64_t>(cols);
   if (kind == Kind::kBlock) {
     const BlockTraits& traits = TraitsOf(block);

@@ -16,14 +16,15 @@
 namespace pennyweight {
 
 struct Model {
-  std::string path;       // as the user named it
-  std::string directory;  // of a Hugging Face model, else empty
+  std::string path;                       // as the user named it
+  std::string directory;                  // of a Hugging Face model, else empty
   std::unique_ptr<TensorSource> source;
-  std::optional<ModelConfig> config;  // none: bare tensors
-  std::optional<Error> config_error;  // why there is no config, where one was expected
+  std::optional<ModelConfig> config;      // none: bare tensors
+  std::optional<Error> config_error;      // why there is no config, where one was expected
   std::optional<Vocabulary> vocabulary;
   std::optional<Error> vocabulary_error;
-  const Family* family = nullptr;  // nullptr: unknown, or no config
+  const Family* family = nullptr;         // nullptr: unknown, or no config
+  std::vector<std::string> notes;         // for people: what was decided where the files are vague
 };
 
 }  // namespace pennyweight

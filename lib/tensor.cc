@@ -2,6 +2,8 @@
 
 #include <cassert>
 
+#include "lib/checked.h"
+
 namespace pennyweight {
 
 std::optional<int64_t> ElementCount(const Shape& shape) {
@@ -29,6 +31,30 @@ std::string ShapeToString(const Shape& shape) {
   return text + "]";
 }
 
+namespace {
+
+void AllocateScaled(EncodedTensor* tile) {
+  const ScaledSpec& spec = tile->encoding.scaled;
+  const auto rows = static_cast<size_t>(tile->rows);
+  tile->data.resize(rows * static_cast<size_t>(tile->cols * DTypeBits(spec.element) / 8));
+  tile->scales.resize(rows * static_cast<size_t>(spec.Groups(tile->cols)) *
+                      static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
+}
+
+void AllocateCodebook(EncodedTensor* tile) {
+  const CodebookSpec& spec = tile->encoding.codebook;
+  const int64_t blocks = CeilDiv(tile->rows * tile->cols, spec.block);
+  tile->codes.resize(static_cast<size_t>(tile->rows * tile->cols));
+  tile->scales.resize(static_cast<size_t>(blocks) * (spec.nested_block == 0 ? sizeof(float) : 1));
+  tile->levels.resize(16);
+  if (spec.nested_block == 0) return;
+  tile->nested.block = spec.nested_block;
+  tile->nested.levels.resize(256);
+  tile->nested.absmax.resize(static_cast<size_t>(CeilDiv(blocks, spec.nested_block)));
+}
+
+}  // namespace
+
 EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, int64_t cols) {
   assert(rows >= 0 && cols >= 0);
   EncodedTensor tile;
@@ -36,6 +62,14 @@ EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, in
   tile.rows = rows;
   tile.cols = cols;
   const auto row_count = static_cast<size_t>(rows);
+  if (encoding.kind == Encoding::Kind::kScaled) {
+    AllocateScaled(&tile);
+    return tile;
+  }
+  if (encoding.kind == Encoding::Kind::kCodebook) {
+    AllocateCodebook(&tile);
+    return tile;
+  }
   if (encoding.kind != Encoding::Kind::kInteger) {
     const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
     assert(row_bytes.has_value());
@@ -48,6 +82,7 @@ EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, in
   tile.codes.resize(row_count * static_cast<size_t>(cols));
   tile.scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
   if (!spec.symmetric) tile.zeros.resize(groups);
+  if (spec.act_order) tile.group_of_column.resize(static_cast<size_t>(cols));
   return tile;
 }
 

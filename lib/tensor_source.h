@@ -21,6 +21,12 @@ class TensorSource {
   // (the file shrank), with file and tensor named. Precondition: the range is inside the tensor.
   virtual Status ReadRows(size_t index, int64_t row, int64_t count, EncodedTensor* out) const = 0;
 
+  // Columns [col, col + cols) of the same rows, of a kPlain tensor of whole bytes: `out` is a tile
+  // of `cols` columns. Thread-safe; errors as ReadRows. Here: reads whole rows and cuts them, a
+  // bounded number at a time.
+  virtual Status ReadColumns(size_t index, int64_t row, int64_t count, int64_t col, int64_t cols,
+                             EncodedTensor* out) const;
+
   // "safetensors", "gguf": for people.
   virtual std::string_view format() const = 0;
   // Free metadata of the files: key to printable value.

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "lib/dtype.h"
 #include "quant/codec_blocks.h"
+#include "quant/codec_scaled.h"
 
 namespace pennyweight {
 namespace {
@@ -33,6 +35,23 @@ constexpr DecoderRow kDecoders[] = {
 
 bool IsScaleDType(DType dtype) {
   return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32;
+}
+
+// The same where a table says the group of each column.
+void DecodeOrderedRow(const EncodedTensor& tile, int64_t row, std::vector<float>* scales,
+                      float* out) {
+  const IntegerSpec& spec = tile.encoding.integer;
+  const int64_t groups = spec.Groups(tile.cols);
+  const int64_t scale_bytes = DTypeBits(spec.scale_dtype) / 8;
+  scales->resize(static_cast<size_t>(groups));
+  DecodeToFloat(spec.scale_dtype, tile.scales.data() + row * groups * scale_bytes, scales->data(),
+                scales->size());
+  const int8_t* codes = tile.codes.data() + row * tile.cols;
+  for (int64_t c = 0; c < tile.cols; ++c) {
+    const auto g = static_cast<size_t>(tile.group_of_column[static_cast<size_t>(c)]);
+    const int zero = spec.symmetric ? 0 : tile.zeros[static_cast<size_t>(row * groups) + g];
+    out[c] = static_cast<float>(codes[c] - zero) * (*scales)[g];
+  }
 }
 
 // value = (code - zero) * scale; the difference is taken in integers, so it is exact.
@@ -71,6 +90,10 @@ bool CanDecode(const Encoding& encoding) {
     case Encoding::Kind::kInteger:
       return encoding.integer.bits >= 2 && encoding.integer.bits <= 8 &&
              IsScaleDType(encoding.integer.scale_dtype);
+    case Encoding::Kind::kScaled:
+      return CanDecodeScaled(encoding.scaled);
+    case Encoding::Kind::kCodebook:
+      return CanDecodeCodebook(encoding.codebook);
   }
   return false;
 }
@@ -95,8 +118,22 @@ void DecodeRows(const EncodedTensor& tile, int64_t row, int64_t count, float* ou
       }
       return;
     }
-    case Encoding::Kind::kInteger:
-      for (int64_t r = 0; r < count; ++r) DecodeIntegerRow(tile, row + r, out + r * cols);
+    case Encoding::Kind::kInteger: {
+      std::vector<float> scales;
+      for (int64_t r = 0; r < count; ++r) {
+        if (tile.encoding.integer.act_order) {
+          DecodeOrderedRow(tile, row + r, &scales, out + r * cols);
+        } else {
+          DecodeIntegerRow(tile, row + r, out + r * cols);
+        }
+      }
+      return;
+    }
+    case Encoding::Kind::kScaled:
+      DecodeScaledRows(tile, row, count, out);
+      return;
+    case Encoding::Kind::kCodebook:
+      DecodeCodebookRows(tile, row, count, out);
       return;
   }
 }

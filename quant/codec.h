@@ -11,7 +11,8 @@
 
 namespace pennyweight {
 
-// True when DecodeRows takes it: F32 F16 BF16, integers, and all block types.
+// True when DecodeRows takes it: F32 F16 BF16, integers, small floats with scales, codebooks, and
+// all block types.
 bool CanDecode(const Encoding& encoding);
 
 // Decodes rows [row, row + count) of a tile to out[count, cols]. Precondition: CanDecode.

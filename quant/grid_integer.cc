@@ -107,7 +107,9 @@ class IntegerGrid final : public BlockGrid {
 }  // namespace
 
 std::unique_ptr<BlockGrid> MakeIntegerGrid(const IntegerSpec& spec, int64_t cols) {
-  if (spec.bits < 2 || spec.bits > 8 || !IsFloatDType(spec.scale_dtype)) return nullptr;
+  if (spec.bits < 2 || spec.bits > 8 || !IsFloatDType(spec.scale_dtype) || spec.act_order) {
+    return nullptr;
+  }
   return std::make_unique<IntegerGrid>(spec, spec.group_size == 0 ? cols : spec.group_size);
 }
 

@@ -78,6 +78,9 @@ std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integ
       return Encoding::Plain(row->dtype);
     case Encoding::Kind::kBlock:
       return Encoding::Block(row->block);
+    case Encoding::Kind::kScaled:
+    case Encoding::Kind::kCodebook:
+      return std::nullopt;  // no row has these: they are read, not written
     case Encoding::Kind::kInteger:
       break;
   }

@@ -188,8 +188,13 @@ TEST_CASE("configs that cannot be used leave the tensors readable") {
       {"other quantization", R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4,
           "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
           "vocab_size": 4, "rms_norm_eps": 1e-5,
-          "quantization_config": {"quant_method": "gptq", "bits": 4}})",
+          "quantization_config": {"quant_method": "exl3", "bits": 4}})",
        ErrorCode::kUnsupported, true},
+      {"quantization of no tensor", R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4,
+          "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
+          "vocab_size": 4, "rms_norm_eps": 1e-5,
+          "quantization_config": {"quant_method": "gptq", "bits": 4}})",
+       ErrorCode::kConfigInvalid, true},
       {"broken quantization", R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4,
           "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1,
           "vocab_size": 4, "rms_norm_eps": 1e-5,
@@ -265,6 +270,21 @@ TEST_CASE("real models open with configuration, family and vocabulary") {
   const auto mixtral = OpenHuggingFace(shared + "/models/pd-mixtral-4M");
   REQUIRE(mixtral.ok());
   if (mixtral->family == nullptr) CHECK(mixtral->config_error->code == ErrorCode::kUnknownFamily);
+}
+
+TEST_CASE("weights in parts do not decide the dtype; plain ones do") {
+  const ScratchFolder folder;
+  folder.Write("model.safetensors", test::SafetensorsFile({{"a.weight", "F8_E4M3", {1, 2}, "12"},
+                                                           {"a.weight_scale", "F32", {1}, "1234"},
+                                                           {"b.weight", "BF16", {1, 2}, "1234"}}));
+  folder.Write("config.json", R"({"architectures": ["LlamaForCausalLM"], "hidden_size": 4,
+      "intermediate_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 4,
+      "rms_norm_eps": 1e-5, "quantization_config": {"quant_method": "fp8"}})");
+  const auto model = OpenHuggingFace(folder.path());
+  REQUIRE_MESSAGE(model.ok(), model.error().ToString());
+  REQUIRE(model->config.has_value());
+  CHECK(model->config->dtype == DType::kBF16);
+  CHECK(model->source->tensors()[0].encoding.Name() == "fp8_e4m3_tensor");
 }
 
 }  // namespace

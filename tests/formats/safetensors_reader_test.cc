@@ -410,5 +410,38 @@ TEST_CASE("S39: a tensor in two files is refused; other values of metadata are k
   CHECK((*both)->files() == std::vector<std::string>{a, c});
 }
 
+TEST_CASE("columns of rows, as its own reads and as those of any source") {
+  std::mt19937 random(8);
+  std::vector<uint16_t> values(9 * 700);
+  for (uint16_t& value : values) value = static_cast<uint16_t>(random());
+  const test::ScratchFolder folder;
+  const auto source = SafetensorsSource::Open({folder.Write(
+      "x.safetensors", test::SafetensorsFile({{"first", "U8", {3}, "abc"},
+                                              {"w", "F16", {9, 700}, test::BytesOf(values)}}))});
+  REQUIRE(source.ok());
+  struct Part {
+    int64_t row, count, col, cols;
+  };
+  for (const Part& part : {Part{0, 9, 0, 700}, Part{2, 5, 699, 1}, Part{8, 1, 3, 600}}) {
+    EncodedTensor own, any;
+    const TensorSource& base = **source;
+    REQUIRE(base.ReadColumns(1, part.row, part.count, part.col, part.cols, &own).ok());
+    REQUIRE((*source)
+                ->TensorSource::ReadColumns(1, part.row, part.count, part.col, part.cols, &any)
+                .ok());
+    std::vector<uint16_t> want;
+    for (int64_t r = part.row; r < part.row + part.count; ++r) {
+      const auto begin = values.begin() + r * 700 + part.col;
+      want.insert(want.end(), begin, begin + part.cols);
+    }
+    const std::string bytes = test::BytesOf(want);
+    for (const EncodedTensor* got : {&own, &any}) {
+      CHECK(std::string(got->data.begin(), got->data.end()) == bytes);
+      CHECK(got->rows == part.count);
+      CHECK(got->cols == part.cols);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pennyweight

@@ -35,6 +35,7 @@ run() {
 run report_is_true.py "$PYTHON" "$here/report_is_true.py"
 run compressed_tensors_logits.py "$PYTHON" "$here/compressed_tensors_logits.py"
 run convert_outputs.py "$PYTHON" "$here/convert_outputs.py"
+run quantized_inputs.py "$PYTHON" "$here/quantized_inputs.py"
 run pytorch_checkpoints.py "$PYTHON" "$here/pytorch_checkpoints.py"
 run containers.py "$PYTHON" "$here/containers.py"
 run llama_cpp.mjs "$NODE" "$here/llama_cpp.mjs"

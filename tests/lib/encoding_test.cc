@@ -137,5 +137,32 @@ TEST_CASE("bytes of a row") {
         (static_cast<uint64_t>(huge) - 31) / 32 * 34);
 }
 
+TEST_CASE("scaled floats, codebooks and activation order have names, bits and no row bytes") {
+  const Encoding blocks = Encoding::Scaled({.block_rows = 128, .block_cols = 128});
+  CHECK(blocks.Name() == "fp8_e4m3_b128x128");
+  CHECK(blocks.BitsPerWeight(256) == 8 + 32.0 / 128 / 128);
+  CHECK(blocks.scaled.Groups(257) == 3);
+  CHECK(blocks.RowBytes(128) == std::nullopt);
+  const Encoding rows = Encoding::Scaled({.element = DType::kF8E5M2, .block_rows = 1});
+  CHECK(rows.Name() == "fp8_e5m2_channel");
+  CHECK(rows.BitsPerWeight(64) == 8.5);
+  CHECK(Encoding::Scaled({}).Name() == "fp8_e4m3_tensor");
+  CHECK(Encoding::Scaled({}).BitsPerWeight(64) == 8);
+  CHECK(Encoding::Scaled({.element = DType::kI8, .block_rows = 1, .absmax = true}).Name() ==
+        "int8_absmax");
+  CHECK(Encoding::Codebook({}).Name() == "nf4_b64");
+  CHECK(Encoding::Codebook({}).BitsPerWeight(64) == 4.5);
+  const Encoding nested =
+      Encoding::Codebook({.book = CodebookSpec::Book::kFp4, .block = 128, .nested_block = 256});
+  CHECK(nested.Name() == "fp4_b128_nested");
+  CHECK(nested.BitsPerWeight(64) == 4 + (8 + 0.125) / 128);
+  CHECK_FALSE(nested == Encoding::Codebook({}));
+  CHECK_FALSE(blocks == rows);
+  IntegerSpec spec{.group_size = 128, .symmetric = false, .act_order = true};
+  CHECK(Encoding::Integer(spec).Name() == "int4_g128_asym_actorder");
+  CHECK_FALSE(Encoding::Integer(spec) ==
+              Encoding::Integer({.group_size = 128, .symmetric = false}));
+}
+
 }  // namespace
 }  // namespace pennyweight
