@@ -29,11 +29,13 @@ struct Command {
 
 std::span<const Command> Commands();
 
-extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec;
+extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec,
+    kVerifySpec;
 Result<int> RunInspect(const Invocation& invocation);
 Result<int> RunConvert(const Invocation& invocation);
 Result<int> RunQuantize(const Invocation& invocation);
 Result<int> RunEval(const Invocation& invocation);
 Result<int> RunCompare(const Invocation& invocation);
+Result<int> RunVerify(const Invocation& invocation);
 
 }  // namespace pennyweight

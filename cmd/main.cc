@@ -19,6 +19,7 @@ namespace {
 
 constexpr Command kCommands[] = {
     {&kInspectSpec, RunInspect},
+    {&kVerifySpec, RunVerify},
     {&kConvertSpec, RunConvert},
     {&kQuantizeSpec, RunQuantize},
     {&kEvalSpec, RunEval},

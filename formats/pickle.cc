@@ -28,11 +28,16 @@ std::string_view Pickle::text(PickleId id) const {
 }
 
 std::string Pickle::GlobalName(PickleId id) const {
+  const Global named = global(nodes_[id].value);
+  return fmt::format("{}.{}", named.module, named.name);
+}
+
+Pickle::Global Pickle::global(size_t i) const {
   const auto view = [&](uint64_t text) {
     return std::string_view(buffer_).substr(text >> 32, text & 0xFFFFFFFFu);
   };
-  const auto& [module, name] = globals_[nodes_[id].value];
-  return fmt::format("{}.{}", view(module), view(name));
+  const GlobalTexts& texts = globals_[i];
+  return {view(texts.module), view(texts.name), texts.at};
 }
 
 std::vector<PickleId> Pickle::items(PickleId id) const {
@@ -61,14 +66,24 @@ std::optional<PickleId> Pickle::state(PickleId id) const {
   return state == kNoState ? std::nullopt : std::optional<PickleId>(state);
 }
 
-Result<Pickle> Pickle::Parse(std::string bytes) {
-  return PickleMachine(std::move(bytes), nullptr, 0).Run();
+Result<Pickle> Pickle::Parse(std::string bytes, std::optional<Pickle>* partial) {
+  PickleMachine machine(std::move(bytes), nullptr, 0);
+  Result<Pickle> pickle = machine.Run();
+  if (!pickle.ok() && partial != nullptr) *partial = machine.TakePartial();
+  return pickle;
 }
 
-Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin) {
-  Result<Pickle> pickle = PickleMachine("", &file, begin).Run();
-  if (!pickle.ok()) return std::move(pickle).TakeError().InFile(file.path());
-  return pickle;
+Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin, std::optional<Pickle>* partial) {
+  PickleMachine machine("", &file, begin);
+  Result<Pickle> pickle = machine.Run();
+  if (pickle.ok()) return pickle;
+  if (partial != nullptr) *partial = machine.TakePartial();
+  return std::move(pickle).TakeError().InFile(file.path());
+}
+
+Pickle PickleMachine::TakePartial() {
+  out_.bytes_ = op_at_;
+  return std::move(out_);
 }
 
 PickleMachine::PickleMachine(std::string bytes, const ReadFile* file, uint64_t begin)
@@ -302,7 +317,10 @@ Result<Pickle> PickleMachine::Run() {
       PW_ASSIGN(known, (this->*group)(op));
       if (known) break;
     }
-    if (!known) return Fail(fmt::format("the pickle opcode {:#04x} is not taken here", op));
+    if (!known) {
+      if (op == 'i') RecordInst();
+      return Fail(fmt::format("the pickle opcode {:#04x} is not taken here", op));
+    }
   }
   if (in_frame_ && cursor_ != frame_end_) return Fail("the pickle stops inside a frame");
   if (!marks_.empty() || stack_.size() != 1) {

@@ -43,14 +43,16 @@ enum class PickleKind : uint8_t {
 class Pickle {
  public:
   // Parses the pickle that `bytes` begin with. Errors: kInvalidPickle with the offset of the
-  // opcode, kTruncated, kLimit (limits::kPickle*); offsets count from the start of `bytes`.
-  static Result<Pickle> Parse(std::string bytes);
+  // opcode, kTruncated, kLimit (limits::kPickle*); offsets count from the start of `bytes`. After
+  // an error `*partial`, if asked for, holds what was built up to there, without a root.
+  static Result<Pickle> Parse(std::string bytes, std::optional<Pickle>* partial = nullptr);
   // The same of the pickle at `begin` of a file; reads as far as needed, a window at a time.
   // Offsets count from the start of the file, which errors name. Errors also: kIo.
-  static Result<Pickle> Parse(const ReadFile& file, uint64_t begin);
+  static Result<Pickle> Parse(const ReadFile& file, uint64_t begin,
+                              std::optional<Pickle>* partial = nullptr);
 
   PickleId root() const { return root_; }
-  // Bytes of the pickle, with its STOP.
+  // Bytes of the pickle, with its STOP; of a partial one, up to the opcode that was refused.
   uint64_t bytes() const { return bytes_; }
   size_t size() const { return nodes_.size(); }
 
@@ -62,6 +64,17 @@ class Pickle {
   std::string_view text(PickleId id) const;
   // "module.name" of a kGlobal.
   std::string GlobalName(PickleId id) const;
+  // Every name of a function or class in the order of the pickle, used or not; also those of INST,
+  // which is refused.
+  struct Global {
+    std::string_view module;
+    std::string_view name;
+    uint64_t at;  // of the opcode, bytes from the start of the pickle
+  };
+  size_t globals() const { return globals_.size(); }
+  Global global(size_t i) const;
+  // Where the text of a kString or kBytes stands, bytes from the start of the pickle.
+  uint64_t TextOffset(PickleId id) const { return nodes_[id].value >> 32; }
   // Elements of a container (see PickleKind), pid of a persistent value; of an object what was put
   // into it after the call (items of subclasses of list and dict).
   std::vector<PickleId> items(PickleId id) const;
@@ -91,7 +104,11 @@ class Pickle {
   std::vector<Node> nodes_;
   std::vector<PickleId> pool_;
   std::vector<std::vector<PickleId>> lists_;
-  std::vector<std::pair<uint64_t, uint64_t>> globals_;  // texts of module and name
+  struct GlobalTexts {
+    uint64_t module, name;  // texts in buffer_
+    uint64_t at;
+  };
+  std::vector<GlobalTexts> globals_;
   PickleId root_ = 0;
   uint64_t bytes_ = 0;
 };

@@ -14,6 +14,8 @@ class PickleMachine {
   // `file` null: the pickle is in `bytes`. Else it is read from `begin` of the file.
   PickleMachine(std::string bytes, const ReadFile* file, uint64_t begin);
   Result<Pickle> Run();
+  // After a failure: what was built until then.
+  Pickle TakePartial();
 
  private:
   using Ids = std::vector<PickleId>;
@@ -60,6 +62,8 @@ class PickleMachine {
   Status Charge(size_t items);
   Status Construct(PickleKind kind, std::string_view name, const Ids& arguments);
   Status Global(uint64_t module, uint64_t name);
+  // Keeps the names of an INST, which is refused, for those who judge the file.
+  void RecordInst();
   // What calling `callable` with the tuple `arguments` gives: a container, or an object.
   Status Call(PickleId callable, PickleId arguments);
   Status Build(PickleId state);

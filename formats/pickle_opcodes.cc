@@ -151,8 +151,14 @@ Status PickleMachine::Global(uint64_t module, uint64_t name) {
     }
   }
   PW_TRY(Push(PickleKind::kGlobal, out_.globals_.size()));
-  out_.globals_.emplace_back(module, name);
+  out_.globals_.push_back({module, name, op_at_});
   return OkStatus();
+}
+
+void PickleMachine::RecordInst() {
+  const Result<uint64_t> module = ReadLine();
+  const Result<uint64_t> name = module.ok() ? ReadLine() : module;
+  if (name.ok()) out_.globals_.push_back({*module, *name, op_at_});
 }
 
 // Copies of containers are counted: a large one that is copied again and again would fill memory.
@@ -209,9 +215,9 @@ Status PickleMachine::Call(PickleId callable, PickleId arguments) {
   }
   switch (out_.kind(callable)) {
     case PickleKind::kGlobal: {
-      const auto& [module, name] = out_.globals_[out_.nodes_[callable].value];
+      const Pickle::Global global = out_.global(out_.nodes_[callable].value);
       for (const Constructor& constructor : kConstructors) {
-        if (View(module) != constructor.module || View(name) != constructor.name) continue;
+        if (global.module != constructor.module || global.name != constructor.name) continue;
         return Construct(constructor.kind, out_.GlobalName(callable), out_.items(arguments));
       }
       break;

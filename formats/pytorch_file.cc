@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/pickle.h"
+#include "formats/pickle_grade.h"
 #include "formats/pytorch_reader.h"
 #include "lib/checked.h"
 #include "lib/limits.h"
@@ -21,6 +22,7 @@ using std::literals::operator""sv;
 constexpr std::string_view kMagic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv;
 constexpr int64_t kLegacyProtocol = 1001;
 constexpr uint64_t kSmallRecord = 1024;
+constexpr size_t kMaliciousNames = 8;  // that an error names
 
 Error NotACheckpoint(std::string text) {
   return Error(ErrorCode::kUnknownFormat, std::move(text))
@@ -82,6 +84,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
         .At(entry->offset + pickle->bytes());
   }
   TorchFile out;
+  out.malicious = MaliciousNames(*pickle, entry->offset, kMaliciousNames);
   PW_ASSIGN(out.big_endian, ReadByteOrder(file, archive, prefix));
   PW_ASSIGN(out.checkpoint, ReadTorchPickle(*pickle, /*legacy=*/false));
   for (TorchStorage& storage : out.checkpoint.storages) {
@@ -177,8 +180,7 @@ Status PlaceStorages(const ReadFile& file, const Pickle& keys, uint64_t at, bool
 
 Result<TorchFile> ReadLegacyFile(const ReadFile& file) {
   PW_ASSIGN(const Pickle magic, Pickle::Parse(file, 0));
-  // The number itself, not a call that would give it: a scanner was fooled that way.
-  if (magic.kind(magic.root()) != PickleKind::kBigInteger || magic.text(magic.root()) != kMagic) {
+  if (!IsTorchMagic(magic)) {
     return NotACheckpoint("this is a Python pickle, but none that torch.save wrote").At(0);
   }
   uint64_t at = magic.bytes();
@@ -197,10 +199,25 @@ Result<TorchFile> ReadLegacyFile(const ReadFile& file) {
   at += pickle.bytes();
   PW_ASSIGN(const Pickle keys, Pickle::Parse(file, at));
   PW_TRY(PlaceStorages(file, keys, at + keys.bytes(), out.big_endian, &out.checkpoint));
+  // In each of them: a name may stand in front of the value and be thrown away.
+  uint64_t begin = 0;
+  for (const Pickle* each : {&magic, &protocol, &info, &pickle, &keys}) {
+    const size_t room = kMaliciousNames - out.malicious.size();
+    for (std::string& name : MaliciousNames(*each, begin, room)) {
+      out.malicious.push_back(std::move(name));
+    }
+    begin += each->bytes();
+  }
   return out;
 }
 
 }  // namespace
+
+// The number itself, not a call that would give it: a scanner was fooled that way.
+bool IsTorchMagic(const Pickle& pickle) {
+  return pickle.kind(pickle.root()) == PickleKind::kBigInteger &&
+         pickle.text(pickle.root()) == kMagic;
+}
 
 Result<TorchFile> ReadTorchFile(const ReadFile& file) {
   char head[4] = {};

@@ -36,6 +36,7 @@ const char* ErrorCodeName(ErrorCode code) {
     case ErrorCode::kInvalidArchive: return "invalid_archive";
     case ErrorCode::kChecksum: return "checksum";
     case ErrorCode::kInvalidPickle: return "invalid_pickle";
+    case ErrorCode::kMaliciousPickle: return "malicious_pickle";
     case ErrorCode::kShardMissing: return "shard_missing";
     case ErrorCode::kShardMismatch: return "shard_mismatch";
     case ErrorCode::kBadPath: return "bad_path";

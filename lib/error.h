@@ -41,6 +41,7 @@ enum class ErrorCode : uint8_t {
   kInvalidArchive,   // a zip archive whose parts contradict each other
   kChecksum,         // the bytes are not those that their checksum was made of
   kInvalidPickle,    // a malformed pickle, or one that does what no checkpoint needs
+  kMaliciousPickle,  // a pickle that would run commands or code; nothing is written from it
   // A model made of files.
   kShardMissing,
   kShardMismatch,    // index and shard tell different stories
