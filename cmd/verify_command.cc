@@ -9,6 +9,7 @@
 #include "cmd/output_path.h"
 #include "cmd/verify_tensors.h"
 #include "formats/audit.h"
+#include "formats/detect.h"
 #include "lib/arch/check.h"
 #include "lib/file.h"
 #include "lib/limits.h"
@@ -150,12 +151,40 @@ Status HandleManifest(const Context& context, const Settings& settings, const Mo
   return WriteFile(settings.written, ManifestToJson(found), settings.force);
 }
 
+// Whether an error of a PyTorch file is of the kind that attacks are made of, and not just damage,
+// or something that this program does not read.
+bool IsHostile(const Error& error) {
+  switch (error.code) {
+    case ErrorCode::kInvalidPickle:
+    case ErrorCode::kInvalidTensor:
+    case ErrorCode::kInvalidHeader:
+    case ErrorCode::kDuplicateKey:
+    case ErrorCode::kInvalidName:
+    case ErrorCode::kIncompleteBuffer:
+    case ErrorCode::kOverflow:
+    case ErrorCode::kLimit:
+      break;
+    default:
+      return false;
+  }
+  const Result<FileFormat> format = DetectFormat(error.file);
+  return format.ok() && *format == FileFormat::kPytorch;
+}
+
 // All checks of one input. Findings up to an error are kept.
 Status VerifyInput(const Context& context, const Settings& settings, const std::string& input,
                    Findings* findings) {
   PW_ASSIGN(const std::vector<std::string> files, FilesOf(input));
   for (const std::string& file : files) Append(AuditFile(file), &findings->list);
-  PW_ASSIGN(const Model model, OpenModel(input));
+  Result<Model> opened = OpenModel(input);
+  if (!opened.ok()) {
+    const Error& error = opened.error();
+    const bool said = std::any_of(findings->list.begin(), findings->list.end(),
+                                  [&](const Finding& f) { return f.file == error.file; });
+    if (!said && IsHostile(error)) findings->list.push_back(FindingOf("PKL-TENSOR", error));
+    return std::move(opened).TakeError();
+  }
+  const Model& model = *opened;
   if (!model.directory.empty()) Append(AuditHuggingFace(model.directory), &findings->list);
   if (model.source->format() == "gguf") Append(AuditGguf(input), &findings->list);
   AuditUnusable(model, &findings->list);

@@ -144,6 +144,7 @@ std::vector<Finding> AuditFile(const std::string& path) {
 
 std::vector<Finding> AuditTensorList(const Model& model) {
   std::vector<Finding> names, misaligned, all;
+  const bool safetensors = model.source->format() == "safetensors";
   for (const TensorInfo& info : model.source->tensors()) {
     const auto add = [&](std::string_view rule, std::string message, std::vector<Finding>* list) {
       list->push_back({.rule = rule,
@@ -155,7 +156,7 @@ std::vector<Finding> AuditTensorList(const Model& model) {
     if (SafeText(info.name) != info.name) {
       add("NAME-CONTROL", fmt::format("the name is \"{}\"", SafeText(info.name)), &names);
     }
-    if (info.encoding.kind != Encoding::Kind::kPlain || info.bytes == 0) continue;
+    if (!safetensors || info.encoding.kind != Encoding::Kind::kPlain || info.bytes == 0) continue;
     const uint64_t element = static_cast<uint64_t>(DTypeBits(info.encoding.dtype)) / 8;
     if (element > 1 && info.offset % element != 0) {
       add("ST-MISALIGNED",

@@ -67,6 +67,9 @@ constexpr std::array kRules = {
     Rule{"PKL-OPCODE", Severity::kError,
          "an opcode that no checkpoint needs and with which scanners were led astray (INST, OBJ, "
          "EXT, PERSID, out-of-band buffers)"},
+    Rule{"PKL-TENSOR", Severity::kError,
+         "a pickle's tensors or storages contradict each other or their file, as in attacks on the "
+         "memory of loaders"},
     Rule{"PKL-UNKNOWN-GLOBAL", Severity::kWarning,
          "a pickle names a function or class that no state dict needs"},
     Rule{"QNT-LOST-CODES", Severity::kNote,

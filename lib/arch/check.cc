@@ -108,7 +108,8 @@ Shape ExpectedShape(Role role, const ModelConfig& config) {
 
 std::vector<Finding> CheckFamily(const Model& model) {
   std::vector<Finding> findings;
-  if (model.family == nullptr || !model.config) return findings;
+  // Files of a vocabulary alone have no tensors at all.
+  if (model.family == nullptr || !model.config || model.source->tensors().empty()) return findings;
   std::unordered_set<std::string_view> names;
   bool parts = false;
   for (const TensorInfo& info : model.source->tensors()) {
