@@ -133,7 +133,8 @@ class Reporter {
     } else if (floats && matrix && scan.constant) {
       Add("VAL-CONSTANT", "all values are the same number");
     }
-    if (scan.constant || info_->elements() < kUpcastElements) return;
+    // Vectors (norms, biases) are kept in 32 bits by design.
+    if (scan.constant || !matrix || info_->elements() < kUpcastElements) return;
     if (scan.fits_bf16) {
       Add("VAL-UPCAST-BF16", "the low 16 bits of all values are zero: store it as bf16");
     } else if (scan.fits_f16) {

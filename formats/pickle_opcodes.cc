@@ -31,6 +31,12 @@ constexpr std::array<Constructor, 11> kConstructors = {{
     {"torch", "Size", PickleKind::kTuple},
 }};
 
+bool IsName(std::string_view text) {
+  return !text.empty() && text.size() <= limits::kPickleLineBytes &&
+         std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) > 0x20 && c != 0x7f; });
+}
+
 }  // namespace
 
 // The items of a list, set, dict or object that can still grow.
@@ -141,14 +147,8 @@ Result<bool> PickleMachine::ContainerOp(uint8_t op) {
 }
 
 Status PickleMachine::Global(uint64_t module, uint64_t name) {
-  for (const uint64_t text : {module, name}) {
-    const std::string_view view = View(text);
-    const bool plain = std::all_of(view.begin(), view.end(), [](char c) {
-      return static_cast<unsigned char>(c) > 0x20 && c != 0x7f;
-    });
-    if (view.empty() || view.size() > limits::kPickleLineBytes || !plain) {
-      return Fail("the name of a function or class in the pickle is malformed");
-    }
+  if (!IsName(View(module)) || !IsName(View(name))) {
+    return Fail("the name of a function or class in the pickle is malformed");
   }
   PW_TRY(Push(PickleKind::kGlobal, out_.globals_.size()));
   out_.globals_.push_back({module, name, op_at_});
@@ -158,7 +158,8 @@ Status PickleMachine::Global(uint64_t module, uint64_t name) {
 void PickleMachine::RecordInst() {
   const Result<uint64_t> module = ReadLine();
   const Result<uint64_t> name = module.ok() ? ReadLine() : module;
-  if (name.ok()) out_.globals_.push_back({*module, *name, op_at_});
+  if (!name.ok() || !IsName(View(*module)) || !IsName(View(*name))) return;
+  out_.globals_.push_back({*module, *name, op_at_});
 }
 
 // Copies of containers are counted: a large one that is copied again and again would fill memory.

@@ -267,11 +267,16 @@ TEST_CASE("names and alignment of safetensors") {
   const std::string path = folder.Write(
       "m.safetensors",
       SafetensorsBytes(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
-                       R"("b\u001b[2J":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
-                       "12345"));
+                       R"("b\u001b[2J":{"dtype":"F32","shape":[1],"data_offsets":[1,5]},)"
+                       R"("c":{"dtype":"U8","shape":[1],"data_offsets":[5,6]},)"
+                       R"("d":{"dtype":"F32","shape":[1],"data_offsets":[6,10]}})",
+                       "1234567890"));
   const Result<Model> model = OpenSafetensors(path);
   REQUIRE(model.ok());
-  CHECK(RulesOf(AuditTensorList(*model)) == Rules{"NAME-CONTROL", "ST-MISALIGNED"});
+  // Five bytes apart, b and d cannot both be aligned.
+  const Rules rules = RulesOf(AuditTensorList(*model));
+  CHECK(rules.count("NAME-CONTROL") == 1);
+  CHECK(rules.count("ST-MISALIGNED") >= 1);
 }
 
 }  // namespace

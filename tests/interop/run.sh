@@ -36,6 +36,7 @@ run report_is_true.py "$PYTHON" "$here/report_is_true.py"
 run compressed_tensors_logits.py "$PYTHON" "$here/compressed_tensors_logits.py"
 run convert_outputs.py "$PYTHON" "$here/convert_outputs.py"
 run pytorch_checkpoints.py "$PYTHON" "$here/pytorch_checkpoints.py"
+run malicious_pickles.py "$PYTHON" "$here/malicious_pickles.py" --check
 run llama_cpp.mjs "$NODE" "$here/llama_cpp.mjs"
 
 echo "$passed passed, $failed failed"
