@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
+#include <system_error>
 
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
@@ -28,6 +30,7 @@ constexpr Flag kFlags[] = {
     {"--force", "", "", "replace report and manifest files that exist"},
 };
 
+constexpr size_t kFiles = 1 << 20;  // in one folder
 constexpr size_t kRowsOfRule = 20;  // that are printed without --verbose
 
 struct Settings {
@@ -89,12 +92,30 @@ void Append(std::vector<Finding> from, std::vector<Finding>* to) {
   std::move(from.begin(), from.end(), std::back_inserter(*to));
 }
 
-// Every file of a folder, also those that no reader takes weights from.
+// Every file of a folder and its subfolders, also those that no reader takes weights from; of a
+// repository not what git keeps for itself.
 Result<std::vector<std::string>> FilesOf(const std::string& input) {
   if (!IsDirectory(input)) return std::vector<std::string>{input};
-  PW_ASSIGN(std::vector<std::string> names, ListDirectory(input));
-  for (std::string& name : names) name = JoinPath(input, name);
-  return names;
+  std::vector<std::string> files;
+  std::error_code error;
+  auto at = std::filesystem::recursive_directory_iterator(input, error);
+  const auto end = std::filesystem::recursive_directory_iterator();
+  for (; !error && at != end; at.increment(error)) {
+    std::error_code ignored;
+    if (at->is_directory(ignored) && at->path().filename() == ".git")
+      at.disable_recursion_pending();
+    if (at->is_regular_file(ignored)) files.push_back(at->path().string());
+    if (files.size() > kFiles) {
+      return Error(ErrorCode::kLimit, fmt::format("the folder has more than {} files", kFiles))
+          .InFile(input);
+    }
+  }
+  if (error) {
+    return Error(ErrorCode::kIo, fmt::format("cannot list the folder: {}", error.message()))
+        .InFile(input);
+  }
+  std::sort(files.begin(), files.end());
+  return files;
 }
 
 // Configuration and tokenizer that are there and cannot be used.
@@ -112,7 +133,8 @@ Result<std::vector<Manifest::File>> HashFiles(const Context& context, const Sett
                                               const Model& model) {
   std::vector<std::string> paths = model.source->files();
   if (!model.directory.empty()) {
-    PW_ASSIGN(paths, FilesOf(model.directory));
+    PW_ASSIGN(paths, ListDirectory(model.directory));
+    for (std::string& path : paths) path = JoinPath(model.directory, path);
   }
   std::erase_if(paths, [&](const std::string& path) {
     const auto same = [&](const std::string& other) { return SameFile(path, other); };

@@ -26,14 +26,23 @@ struct Checked {
   std::optional<Error> checksum;
 };
 
-// Reads the whole tensor once. The tile is scratch.
-Status ScanTensor(const TensorSource& source, size_t index, EncodedTensor* tile, Checked* out) {
+// Reads the whole tensor once, in rows of at most `most` bytes. The tile is scratch.
+Status ScanTensor(const TensorSource& source, size_t index, uint64_t most, EncodedTensor* tile,
+                  Checked* out) {
   const TensorInfo& info = source.tensors()[index];
   TensorScanner scanner(info);
   const bool empty = std::find(info.shape.begin(), info.shape.end(), 0) != info.shape.end();
   if (!empty) {
     const int64_t rows = info.rows();
     const uint64_t row_bytes = std::max<uint64_t>(info.bytes / static_cast<uint64_t>(rows), 1);
+    if (row_bytes > most) {
+      return Error(ErrorCode::kMemory,
+                   fmt::format("a row of it has {} bytes, the memory limit allows {}", row_bytes,
+                               most))
+          .Hint("use a larger --memory, or -j 1")
+          .InFile(info.file)
+          .InTensor(info.name);
+    }
     int64_t step = static_cast<int64_t>(std::max<uint64_t>(kTileBytes / row_bytes, 1));
     // Rows of sub-byte types end inside of a byte; eight of them do not.
     if (DTypeBits(info.encoding.dtype) < 8) step = (step + 7) / 8 * 8;
@@ -49,6 +58,7 @@ Status ScanTensor(const TensorSource& source, size_t index, EncodedTensor* tile,
 Status ScanAll(const Context& context, const TensorSource& source, std::vector<Checked>* out) {
   const int64_t count = static_cast<int64_t>(out->size());
   const int64_t in_task = std::clamp<int64_t>(count / 256, 1, kMostInTask);
+  const uint64_t most = context.memory_limit / static_cast<uint64_t>(std::max(context.threads, 1));
   std::mutex mutex;
   int64_t done = 0;
   if (context.progress != nullptr) context.progress->Phase("tensors", count);
@@ -58,7 +68,7 @@ Status ScanAll(const Context& context, const TensorSource& source, std::vector<C
     for (int64_t i = task * in_task; i < end; ++i) {
       if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped before it was done");
       const size_t index = static_cast<size_t>(i);
-      Status status = ScanTensor(source, index, &tile, &(*out)[index]);
+      Status status = ScanTensor(source, index, most, &tile, &(*out)[index]);
       if (status.ok()) continue;
       if (status.error().code != ErrorCode::kChecksum) return status;
       (*out)[index].checksum = std::move(status).TakeError();

@@ -17,7 +17,8 @@ struct TensorCheck {
 };
 
 // Reads, fingerprints and scans all tensors, in tiles of about a megabyte for each thread. A
-// checksum that does not fit is a finding. Errors: those of TensorSource::ReadRows, kInterrupted.
+// checksum that does not fit is a finding. Errors: those of TensorSource::ReadRows, kMemory (a row
+// that is too long), kInterrupted.
 Result<TensorCheck> CheckTensors(const Context& context, const Model& model);
 
 }  // namespace pennyweight

@@ -98,6 +98,16 @@ std::vector<Finding> Capped(std::vector<Finding> findings) {
   return findings;
 }
 
+// A file whose name says that it is an archive, or a document that is one, hides nothing by it.
+bool IsNamedArchive(std::string_view path) {
+  for (const std::string_view suffix :
+       {".7z", ".bz2", ".docx", ".gz", ".jar", ".keras", ".npz", ".nemo", ".odt", ".pptx", ".rar",
+        ".tgz", ".whl", ".xlsx", ".xz", ".zip", ".zst"}) {
+    if (path.ends_with(suffix)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::vector<Finding> AuditHuggingFace(const std::string& directory) {
@@ -131,7 +141,9 @@ std::vector<Finding> AuditFile(const std::string& path) {
   char head[16] = {};
   const uint64_t n = std::min<uint64_t>(sizeof(head), file->size());
   if (!file->ReadAt(0, head, n).ok()) return {};
+  const bool archive = IsNamedArchive(path);
   if (IsCompressedArchive(std::string_view(head, n))) {
+    if (archive) return {};
     return {{.rule = "FILE-ARCHIVE",
              .message = "this is a compressed archive, which was not looked into",
              .file = path,
@@ -139,7 +151,7 @@ std::vector<Finding> AuditFile(const std::string& path) {
   }
   const Result<FileFormat> format = DetectFormat(path);
   if (format.ok() && *format != FileFormat::kPytorch) return {};
-  return AuditTorchFile(*file);
+  return AuditTorchFile(*file, /*weights=*/!archive);
 }
 
 std::vector<Finding> AuditTensorList(const Model& model) {

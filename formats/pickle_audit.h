@@ -12,6 +12,8 @@ namespace pennyweight {
 // Findings of PKL- and ZIP- rules, with offsets from the start of the file. Looks at zip archives
 // (where one is malformed, at every local header in it), streams of pickles, and pickles inside of
 // pickles. Nothing in the file is executed. A file that is none of these has no findings.
-std::vector<Finding> AuditTorchFile(const ReadFile& file);
+// `weights`: what is asked of checkpoints is asked of the archive too (ZIP- rules); else only the
+// pickles in it are judged.
+std::vector<Finding> AuditTorchFile(const ReadFile& file, bool weights = true);
 
 }  // namespace pennyweight

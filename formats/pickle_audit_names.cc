@@ -8,7 +8,8 @@
 namespace pennyweight {
 namespace {
 
-constexpr size_t kNames = 100;      // of one grade in one file that are named
+constexpr size_t kNames = 100;  // of one grade in one file that are named
+constexpr size_t kRemembered = 4096;
 constexpr size_t kNamesInLine = 8;  // where they share a finding
 constexpr size_t kNameBytes = 100;  // of module and name that are shown
 
@@ -28,6 +29,11 @@ std::optional<std::string_view> DottedLine(std::string_view text, char end) {
 }  // namespace
 
 void PickleNames::Add(std::string_view module, std::string_view name, uint64_t at) {
+  std::string key(module);
+  key += '\n';
+  key += name;
+  if (graded_.contains(key)) return;
+  if (graded_.size() < kRemembered) graded_.insert(std::move(key));
   const PickleGrade grade = GradeGlobal(module, name);
   if (grade == PickleGrade::kAllowed) return;
   std::vector<Name>& list = names_[grade];

@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <vector>
 
 #include "formats/pickle_grade.h"
@@ -32,6 +33,7 @@ class PickleNames {
   std::map<PickleGrade, std::vector<Name>> names_;  // each once, in the order of the file
   std::set<std::string, std::less<>> seen_;
   std::map<PickleGrade, uint64_t> left_out_;
+  std::unordered_set<std::string> graded_;  // "module\nname" of the first ones: most are repeated
 };
 
 }  // namespace pennyweight

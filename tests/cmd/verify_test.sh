@@ -125,6 +125,10 @@ copy_model beside
 cp bad.bin beside/optimizer.pt
 found 1 "PKL-MALICIOUS-GLOBAL" beside
 says optimizer.pt
+mkdir -p beside/onnx/deep
+mv beside/optimizer.pt beside/onnx/deep/
+found 1 "PKL-MALICIOUS-GLOBAL" beside
+says beside/onnx/deep/optimizer.pt
 [ -e RAN ] && fail "a payload ran"
 cd - >/dev/null || exit 1
 
@@ -138,6 +142,7 @@ poke "$file" 100000 '\xc0\xff'
 found 2 "DUP-CONTENT VAL-NAN" "$WORK/cut.safetensors" "$file"
 expect 2 "MODEL..." -- verify
 expect 2 nowhere -- verify "$WORK/nowhere"
+expect 2 "memory limit" --memory -- verify "$MODEL" --memory 600
 
 # Manifests.
 copy_model held

@@ -46,6 +46,7 @@ TEST_CASE("checkpoints without foreign names have no findings") {
   CHECK(Audit(SafetensorsFile({{"w", "F32", {2, 2}, kWeights}})).empty());
   CHECK(Audit("just some text\nof two lines\n").empty());
   CHECK(Audit("import os\nos\nos.system('x')\n").empty());
+  CHECK(Audit("Git v2.36.2 Release Notes\n").empty());  // to a pickle machine a float
   CHECK(Audit("").empty());
 }
 
@@ -141,6 +142,18 @@ TEST_CASE("bare pickles, computed magic numbers and archives of other kinds") {
   CHECK(Audit(TorchLegacy("}", {}, true, magic)).count("PKL-MALICIOUS-GLOBAL") == 1);
   CHECK(Audit(std::string("7z\xBC\xAF\x27\x1C\0\4", 8)) == Rules{"FILE-ARCHIVE"});
   CHECK(Audit("\x1f\x8b\x08_____________") == Rules{"FILE-ARCHIVE"});
+}
+
+TEST_CASE("archives that say what they are, and what is in them all the same") {
+  const ScratchFolder folder;
+  CHECK(AuditFile(folder.Write("logs.gz", "\x1f\x8b\x08_____________")).empty());
+  ZipOptions options;
+  options.comment = "a comment";
+  const std::string other = ZipBytes({{.name = "a.txt", .data = "text"}}, options);
+  CHECK(AuditFile(folder.Write("data.zip", other)).empty());
+  CHECK(RulesOf(AuditFile(folder.Write("data.bin", other))) == Rules{"ZIP-STRUCTURE"});
+  const std::string hiding = ZipBytes({{.name = "a.pkl", .data = Pkl(kAttack)}}, options);
+  CHECK(RulesOf(AuditFile(folder.Write("data.zip", hiding))) == Rules{"PKL-MALICIOUS-GLOBAL"});
 }
 
 TEST_CASE("random damage never crashes, and an attack in front of it is still named") {
