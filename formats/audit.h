@@ -19,8 +19,8 @@ std::vector<Finding> AuditGguf(const std::string& path);
 // that are missing or malformed have none.
 std::vector<Finding> AuditHuggingFace(const std::string& directory);
 
-// Of one file of any kind: AuditTorchFile for what may pass for a checkpoint; FILE-ARCHIVE where the
-// name does not say that it is an archive.
+// Of one file of any kind: AuditTorchFile for what may pass for a checkpoint; FILE-ARCHIVE where
+// the name does not say that it is an archive.
 std::vector<Finding> AuditFile(const std::string& path);
 
 // Of an opened model: NAME-CONTROL, ST-MISALIGNED, ZIP-UNUSED.

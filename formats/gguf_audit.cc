@@ -68,8 +68,7 @@ class GgufAuditor {
       if (!id || (*id >= 0 && static_cast<uint64_t>(*id) < tokens->count)) continue;
       if (*id == -1 || *id == 0xFFFFFFFF) continue;
       Add("GGUF-TOKEN-ID",
-          fmt::format("{} is {}, the vocabulary has {} tokens", SafeText(key), *id,
-                      tokens->count),
+          fmt::format("{} is {}, the vocabulary has {} tokens", SafeText(key), *id, tokens->count),
           entry.offset);
     }
   }

@@ -24,7 +24,8 @@ namespace pennyweight {
 
 // Pickles in a legacy file, in front of the storages.
 inline constexpr int kLegacyPickles = 5;
-// Whether a pickle is the first of a legacy file: the magic number itself, not a call that gives it.
+// Whether a pickle is the first of a legacy file: the magic number itself, not a call that gives
+// it.
 bool IsTorchMagic(const Pickle& pickle);
 
 // A checkpoint whose storages were found in its file.

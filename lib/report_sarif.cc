@@ -84,8 +84,8 @@ Json Invocation(const Error* error) {
   if (error == nullptr) return invocation;
   Json notification = Json::Object();
   notification.Set("level", Json::String("error"));
-  notification.Set("message", Text(fmt::format("{}: {}", ErrorCodeName(error->code),
-                                               SafeText(error->message))));
+  notification.Set(
+      "message", Text(fmt::format("{}: {}", ErrorCodeName(error->code), SafeText(error->message))));
   Json locations = Json::Array();
   if (!error->file.empty() || !error->tensor.empty()) {
     locations.Push(Location(error->file, error->offset, -1, error->tensor));
