@@ -7,47 +7,13 @@
 #include <utility>
 
 #include "calib/forward.h"
+#include "lib/arch/check.h"
 #include "quant/codec.h"
 
 namespace pennyweight {
 namespace {
 
 constexpr int64_t kDecodeRows = 64;  // rows that are decoded at a time
-
-// What the configuration says of a role: [rows, cols], or [cols] for a norm.
-Shape ExpectedShape(Role role, const ModelConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  const int64_t q = config.heads * config.head_dim;
-  const int64_t kv = config.kv_heads * config.head_dim;
-  switch (role) {
-    case Role::kEmbedding:
-    case Role::kHead:
-      return {config.vocab_size, hidden};
-    case Role::kAttnQ:
-      return {q, hidden};
-    case Role::kAttnK:
-    case Role::kAttnV:
-      return {kv, hidden};
-    case Role::kAttnQkv:
-      return {q + 2 * kv, hidden};
-    case Role::kAttnOutput:
-      return {hidden, q};
-    case Role::kFfnGate:
-    case Role::kFfnUp:
-      return {config.intermediate_size, hidden};
-    case Role::kFfnGateUp:
-      return {2 * config.intermediate_size, hidden};
-    case Role::kFfnDown:
-      return {hidden, config.intermediate_size};
-    case Role::kNorm:
-      return {hidden};
-    case Role::kRouter:
-    case Role::kBias:
-    case Role::kOther:
-      break;
-  }
-  return {};
-}
 
 Role RoleOf(const Family& family, std::string_view pattern) {
   for (const TensorRule& rule : family.tensors) {

@@ -84,7 +84,9 @@ Result<Arguments> Arguments::Parse(const CommandSpec& spec, const std::vector<st
   for (const auto& [key, on] : switches) {
     if (on) out.values_[key] = {};
   }
-  if (!out.Has("--help") && static_cast<int>(out.inputs_.size()) != spec.input_count) {
+  const int inputs = static_cast<int>(out.inputs_.size());
+  const bool fits = spec.input_count == kOneOrMore ? inputs > 0 : inputs == spec.input_count;
+  if (!out.Has("--help") && !fits) {
     return Error(ErrorCode::kUsage,
                  fmt::format("{} takes {} (got {} input{})", spec.name, spec.inputs,
                              out.inputs_.size(), out.inputs_.size() == 1 ? "" : "s"))

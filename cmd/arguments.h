@@ -21,11 +21,13 @@ struct Flag {
   std::string_view help;    // one line
 };
 
+inline constexpr int kOneOrMore = -1;
+
 struct CommandSpec {
   std::string_view name;
-  std::string_view summary;  // one line
-  std::string_view inputs;   // "MODEL", "MODEL_A MODEL_B"
-  int input_count = 1;
+  std::string_view summary;   // one line
+  std::string_view inputs;    // "MODEL", "MODEL_A MODEL_B"
+  int input_count = 1;        // or kOneOrMore
   std::string_view examples;  // lines
   std::span<const Flag> flags;
 };

@@ -30,7 +30,7 @@ struct Command {
 std::span<const Command> Commands();
 
 extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec;
-extern const CommandSpec kSplitSpec, kJoinSpec;
+extern const CommandSpec kSplitSpec, kJoinSpec, kVerifySpec;
 Result<int> RunInspect(const Invocation& invocation);
 Result<int> RunConvert(const Invocation& invocation);
 Result<int> RunQuantize(const Invocation& invocation);
@@ -38,5 +38,6 @@ Result<int> RunEval(const Invocation& invocation);
 Result<int> RunCompare(const Invocation& invocation);
 Result<int> RunSplit(const Invocation& invocation);
 Result<int> RunJoin(const Invocation& invocation);
+Result<int> RunVerify(const Invocation& invocation);
 
 }  // namespace pennyweight

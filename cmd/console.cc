@@ -128,10 +128,7 @@ void Console::EndProgress() {
   std::fflush(stderr);
 }
 
-void PrintError(std::string_view command, const Error& error, bool json) {
-  fmt::print(stderr, "pennyweight: {}\n", error.ToString());
-  if (!error.hint.empty()) fmt::print(stderr, "  hint: {}\n", error.hint);
-  if (!json) return;
+std::string ErrorJson(const Error& error) {
   Json body = Json::Object();
   body.Set("code", Json::String(ErrorCodeName(error.code)));
   body.Set("message", Json::String(error.message));
@@ -139,8 +136,15 @@ void PrintError(std::string_view command, const Error& error, bool json) {
   body.Set("file", OrNull(error.file));
   body.Set("tensor", OrNull(error.tensor));
   body.Set("offset", error.offset < 0 ? Json() : Json::Integer(error.offset));
+  return body.Dump();
+}
+
+void PrintError(std::string_view command, const Error& error, bool json) {
+  fmt::print(stderr, "pennyweight: {}\n", error.ToString());
+  if (!error.hint.empty()) fmt::print(stderr, "  hint: {}\n", error.hint);
+  if (!json) return;
   fmt::print(stdout, "{{\"schema\":\"pennyweight.{}/1\",\"version\":\"{}\",\"error\":{}}}\n",
-             command.empty() ? "error" : command, PENNYWEIGHT_VERSION, body.Dump());
+             command.empty() ? "error" : command, PENNYWEIGHT_VERSION, ErrorJson(error));
 }
 
 }  // namespace pennyweight

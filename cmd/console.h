@@ -57,6 +57,8 @@ class Console : public Progress {
   bool open_ = false;
 };
 
+// The `error` object of --json.
+std::string ErrorJson(const Error& error);
 // Prints an error of `command` (may be empty) on stderr, and as a document when `json`.
 void PrintError(std::string_view command, const Error& error, bool json);
 

@@ -6,6 +6,7 @@
 
 #include "cmd/commands.h"
 #include "cmd/open_model.h"
+#include "lib/finding.h"
 
 namespace pennyweight {
 
@@ -53,20 +54,10 @@ std::string ResultJson(const Model& model, int64_t parameters) {
   return result.Dump();
 }
 
-// Tensor names and metadata come from the file: nothing of them may steer a terminal.
-std::string Escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    const unsigned char u = static_cast<unsigned char>(c);
-    out += u < 0x20 || u == 0x7F ? fmt::format("\\x{:02x}", u) : std::string(1, c);
-  }
-  return out;
-}
-
 void PrintTables(const Model& model, int64_t parameters, uint64_t bytes, Console* console) {
   std::string text = fmt::format("{}: {}", model.path, model.source->format());
   if (model.config && !model.config->architecture.empty()) {
-    text += fmt::format(", {}", Escaped(model.config->architecture));
+    text += fmt::format(", {}", SafeText(model.config->architecture));
   }
   text += fmt::format("\n{} tensors, {:.2f} M parameters, {} of weights\n",
                       model.source->tensors().size(), static_cast<double>(parameters) / 1e6,
@@ -90,7 +81,7 @@ void PrintTables(const Model& model, int64_t parameters, uint64_t bytes, Console
   Table table{{"tensor", "type", "shape", "bytes"}, {}, {true, true, true}};
   for (const TensorInfo& t : model.source->tensors()) {
     table.rows.push_back(
-        {Escaped(t.name), t.encoding.Name(), ShapeToString(t.shape), HumanBytes(t.bytes)});
+        {SafeText(t.name), t.encoding.Name(), ShapeToString(t.shape), HumanBytes(t.bytes)});
   }
   console->Print(text + "\n" + by_type.ToString() + "\n" + table.ToString());
 }
@@ -109,6 +100,9 @@ Result<int> RunInspect(const Invocation& invocation) {
   if (model.config_error) notes.insert(notes.begin(), model.config_error->ToString());
   notes.erase(std::unique(notes.begin(), notes.end()), notes.end());
   for (const std::string& note : notes) invocation.console.Note("note: " + note);
+  if (model.danger) {
+    invocation.console.Note("warning: " + model.danger->ToString());
+  }
   PrintTables(model, parameters, bytes, &invocation.console);
   invocation.console.PrintResult(invocation.console.json() ? ResultJson(model, parameters)
                                                            : std::string());

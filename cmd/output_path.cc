@@ -26,6 +26,7 @@ Result<std::string> OutputPath(std::string_view command, const Arguments& argume
 
 Status CheckOutput(const std::string& output, const std::vector<std::string>& reports, bool force,
                    const Model& model) {
+  if (model.danger) return Error(*model.danger);
   std::vector<std::string> inputs = model.source->files();
   inputs.push_back(model.path);
   for (const std::string& input : inputs) {

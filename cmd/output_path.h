@@ -18,8 +18,8 @@ bool EndsWith(std::string_view text, std::string_view suffix);
 // model.gguf` as the hint when there is none.
 Result<std::string> OutputPath(std::string_view command, const Arguments& arguments);
 
-// Before any work. Errors: kOutputIsInput, kOutputExists (unless force), and those of
-// CheckReportFiles.
+// Before any work. Errors: Model::danger, kOutputIsInput, kOutputExists (unless force), and those
+// of CheckReportFiles.
 Status CheckOutput(const std::string& output, const std::vector<std::string>& reports, bool force,
                    const Model& model);
 

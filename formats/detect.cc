@@ -36,11 +36,7 @@ Error Refusal(std::string_view head) {
     return unknown("this is a checkpoint of a preview of PyTorch 1.0, which is not read here")
         .Hint("give the model as safetensors or GGUF");
   }
-  if (StartsWith(head, "7z\xBC\xAF\x27\x1C"sv) || StartsWith(head, "\x1f\x8b"sv) ||
-      StartsWith(head,
-                 "\xFD"
-                 "7zXZ"sv) ||
-      StartsWith(head, "\x28\xB5\x2F\xFD"sv)) {
+  if (IsCompressedArchive(head)) {
     return unknown("this is a compressed archive").Hint("unpack it first");
   }
   std::string lower(head);
@@ -53,6 +49,21 @@ Error Refusal(std::string_view head) {
 }
 
 }  // namespace
+
+bool IsCompressedArchive(std::string_view head) {
+  using std::literals::operator""sv;
+  constexpr std::string_view kMarks[] = {
+      "7z\xBC\xAF\x27\x1C"sv,
+      "\x1f\x8b"sv,
+      "\xFD"
+      "7zXZ"sv,
+      "\x28\xB5\x2F\xFD"sv,
+      "BZh"sv,
+      "Rar!\x1A\x07"sv,
+  };
+  return std::any_of(std::begin(kMarks), std::end(kMarks),
+                     [&](std::string_view mark) { return StartsWith(head, mark); });
+}
 
 const char* FormatName(FileFormat format) {
   switch (format) {

@@ -26,11 +26,14 @@ std::string FolderName(const std::string& directory) {
 }
 
 // The weights as they are stored.
-Result<std::unique_ptr<TensorSource>> OpenWeights(const std::string& directory) {
+Result<std::unique_ptr<TensorSource>> OpenWeights(const std::string& directory,
+                                                  std::optional<Error>* danger) {
   PW_ASSIGN(const WeightFiles files, FindWeightFiles(directory));
   std::unique_ptr<TensorSource> source;
   if (files.pytorch) {
-    PW_ASSIGN(source, PytorchSource::Open(files.paths));
+    PW_ASSIGN(auto checkpoints, PytorchSource::Open(files.paths));
+    *danger = checkpoints->danger();
+    source = std::move(checkpoints);
   } else {
     PW_ASSIGN(source, SafetensorsSource::Open(files.paths));
   }
@@ -108,7 +111,7 @@ Result<Model> OpenHuggingFace(const std::string& directory) {
   Model model;
   model.path = directory;
   model.directory = directory;
-  PW_ASSIGN(model.source, OpenWeights(directory));
+  PW_ASSIGN(model.source, OpenWeights(directory, &model.danger));
   PW_TRY(ReadConfig(&model));
   Result<Vocabulary> vocabulary =
       ReadHfTokenizer(directory, model.config ? &*model.config : nullptr);

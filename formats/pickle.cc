@@ -28,26 +28,32 @@ std::string_view Pickle::text(PickleId id) const {
 }
 
 std::string Pickle::GlobalName(PickleId id) const {
+  const Global named = global(nodes_[id].value);
+  return fmt::format("{}.{}", named.module, named.name);
+}
+
+Pickle::Global Pickle::global(size_t i) const {
   const auto view = [&](uint64_t text) {
     return std::string_view(buffer_).substr(text >> 32, text & 0xFFFFFFFFu);
   };
-  const auto& [module, name] = globals_[nodes_[id].value];
-  return fmt::format("{}.{}", view(module), view(name));
+  const GlobalTexts& texts = globals_[i];
+  return {view(texts.module), view(texts.name), texts.at};
 }
 
 bool Pickle::GlobalStartsWith(PickleId id, std::string_view prefix) const {
   const auto view = [&](uint64_t text) {
     return std::string_view(buffer_).substr(text >> 32, text & 0xFFFFFFFFu);
   };
-  const std::string_view module = view(globals_[nodes_[id].value].first);
+  const GlobalTexts& texts = globals_[nodes_[id].value];
+  const std::string_view module = view(texts.module);
   if (prefix.size() <= module.size()) return module.starts_with(prefix);
   return prefix.starts_with(module) && prefix[module.size()] == '.' &&
-         view(globals_[nodes_[id].value].second).starts_with(prefix.substr(module.size() + 1));
+         view(texts.name).starts_with(prefix.substr(module.size() + 1));
 }
 
 bool Pickle::GlobalIs(PickleId id, std::string_view name) const {
-  const auto& [module, own] = globals_[nodes_[id].value];
-  return (module & 0xFFFFFFFFu) + 1 + (own & 0xFFFFFFFFu) == name.size() &&
+  const GlobalTexts& texts = globals_[nodes_[id].value];
+  return (texts.module & 0xFFFFFFFFu) + 1 + (texts.name & 0xFFFFFFFFu) == name.size() &&
          GlobalStartsWith(id, name);
 }
 
@@ -75,14 +81,26 @@ std::optional<PickleId> Pickle::state(PickleId id) const {
   return state == kNoState ? std::nullopt : std::optional<PickleId>(state);
 }
 
-Result<Pickle> Pickle::Parse(std::string bytes, uint64_t file_bytes) {
-  return PickleMachine(std::move(bytes), file_bytes).Run();
+Result<Pickle> Pickle::Parse(std::string bytes, uint64_t file_bytes,
+                             std::optional<Pickle>* partial) {
+  PickleMachine machine(std::move(bytes), file_bytes);
+  Result<Pickle> pickle = machine.Run();
+  if (!pickle.ok() && partial != nullptr) *partial = machine.TakePartial();
+  return pickle;
 }
 
-Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin, uint64_t max_bytes) {
-  Result<Pickle> pickle = PickleMachine(file, begin, max_bytes).Run();
-  if (!pickle.ok()) return std::move(pickle).TakeError().InFile(file.path());
-  return pickle;
+Result<Pickle> Pickle::Parse(const ReadFile& file, uint64_t begin, uint64_t max_bytes,
+                             std::optional<Pickle>* partial) {
+  PickleMachine machine(file, begin, max_bytes);
+  Result<Pickle> pickle = machine.Run();
+  if (pickle.ok()) return pickle;
+  if (partial != nullptr) *partial = machine.TakePartial();
+  return std::move(pickle).TakeError().InFile(file.path());
+}
+
+Pickle PickleMachine::TakePartial() {
+  out_.bytes_ = op_at_;
+  return std::move(out_);
 }
 
 PickleMachine::PickleMachine(std::string bytes, uint64_t file_bytes)
@@ -354,7 +372,10 @@ Result<Pickle> PickleMachine::Run() {
       PW_ASSIGN(known, (this->*group)(op));
       if (known) break;
     }
-    if (!known) return Fail(fmt::format("the pickle opcode {:#04x} is not taken here", op));
+    if (!known) {
+      if (op == 'i') RecordInst();
+      return Fail(fmt::format("the pickle opcode {:#04x} is not taken here", op));
+    }
   }
   if (in_frame_ && cursor_ != frame_end_) return Fail("the pickle stops inside a frame");
   if (!marks_.empty() || stack_.size() != 1) {

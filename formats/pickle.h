@@ -47,16 +47,19 @@ class Pickle {
  public:
   // Parses the pickle that `bytes` begin with. Errors: kInvalidPickle with the offset of the
   // opcode, kTruncated, kLimit (limits::kPickle*, lib/allowance.h); offsets count from the start of
-  // `bytes`. `file_bytes`: of the file that they come from, for the allowance.
-  static Result<Pickle> Parse(std::string bytes, uint64_t file_bytes = 0);
+  // `bytes`. `file_bytes`: of the file that they come from, for the allowance. After an error
+  // `*partial`, if asked for, holds what was built up to there, without a root.
+  static Result<Pickle> Parse(std::string bytes, uint64_t file_bytes = 0,
+                              std::optional<Pickle>* partial = nullptr);
   // The same of the pickle at `begin` of a file; reads as far as needed, a window at a time, and
   // takes `max_bytes` at most. Offsets count from the start of the file, which errors name.
   // Errors also: kIo.
   static Result<Pickle> Parse(const ReadFile& file, uint64_t begin,
-                              uint64_t max_bytes = limits::kPickleBytes);
+                              uint64_t max_bytes = limits::kPickleBytes,
+                              std::optional<Pickle>* partial = nullptr);
 
   PickleId root() const { return root_; }
-  // Bytes of the pickle, with its STOP.
+  // Bytes of the pickle, with its STOP; of a partial one, up to the opcode that was refused.
   uint64_t bytes() const { return bytes_; }
   size_t size() const { return nodes_.size(); }
 
@@ -71,6 +74,17 @@ class Pickle {
   // The same compared, without building it.
   bool GlobalIs(PickleId id, std::string_view name) const;
   bool GlobalStartsWith(PickleId id, std::string_view prefix) const;
+  // Every name of a function or class in the order of the pickle, used or not; also those of INST,
+  // which is refused.
+  struct Global {
+    std::string_view module;
+    std::string_view name;
+    uint64_t at;  // of the opcode, bytes from the start of the pickle
+  };
+  size_t globals() const { return globals_.size(); }
+  Global global(size_t i) const;
+  // Where the text of a kString or kBytes stands, bytes from the start of the pickle.
+  uint64_t TextOffset(PickleId id) const { return nodes_[id].value >> 32; }
   // Elements of a container (see PickleKind), pid of a persistent value; of an object what was put
   // into it after the call (items of subclasses of list and dict).
   // Valid as long as the pickle.
@@ -104,7 +118,11 @@ class Pickle {
   std::deque<Node> nodes_;
   std::vector<PickleId> pool_;
   std::deque<std::vector<PickleId>> lists_;
-  std::deque<std::pair<uint64_t, uint64_t>> globals_;  // texts of module and name
+  struct GlobalTexts {
+    uint64_t module, name;  // texts in buffer_
+    uint64_t at;
+  };
+  std::deque<GlobalTexts> globals_;
   Allowance allowance_;
   PickleId root_ = 0;
   uint64_t bytes_ = 0;

@@ -15,6 +15,8 @@ class PickleMachine {
   PickleMachine(std::string bytes, uint64_t file_bytes);
   PickleMachine(const ReadFile& file, uint64_t begin, uint64_t max_bytes);
   Result<Pickle> Run();
+  // After a failure: what was built until then.
+  Pickle TakePartial();
 
  private:
   using Ids = std::vector<PickleId>;
@@ -65,6 +67,8 @@ class PickleMachine {
   Status Charge(size_t items);
   Status Construct(PickleKind kind, std::string_view name, const Ids& arguments);
   Status Global(uint64_t module, uint64_t name);
+  // Keeps the names of an INST, which is refused, for those who judge the file.
+  void RecordInst();
   // What calling `callable` with the tuple `arguments` gives: a container, or an object.
   Status Call(PickleId callable, PickleId arguments);
   Status Build(PickleId state);

@@ -31,6 +31,12 @@ constexpr std::array<Constructor, 11> kConstructors = {{
     {"torch", "Size", PickleKind::kTuple},
 }};
 
+bool IsName(std::string_view text) {
+  return !text.empty() && text.size() <= limits::kPickleNameBytes &&
+         std::all_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) > 0x20 && c != 0x7f; });
+}
+
 }  // namespace
 
 // Items of a dict are charged once more, for the search that lists its tensors.
@@ -140,19 +146,20 @@ Result<bool> PickleMachine::ContainerOp(uint8_t op) {
 }
 
 Status PickleMachine::Global(uint64_t module, uint64_t name) {
-  for (const uint64_t text : {module, name}) {
-    const std::string_view view = View(text);
-    const bool plain = std::all_of(view.begin(), view.end(), [](char c) {
-      return static_cast<unsigned char>(c) > 0x20 && c != 0x7f;
-    });
-    if (view.empty() || view.size() > limits::kPickleNameBytes || !plain) {
-      return Fail("the name of a function or class in the pickle is malformed");
-    }
+  if (!IsName(View(module)) || !IsName(View(name))) {
+    return Fail("the name of a function or class in the pickle is malformed");
   }
   PW_TRY(Hold(sizeof(out_.globals_[0])));
   PW_TRY(Push(PickleKind::kGlobal, out_.globals_.size()));
-  out_.globals_.emplace_back(module, name);
+  out_.globals_.push_back({module, name, op_at_});
   return OkStatus();
+}
+
+void PickleMachine::RecordInst() {
+  const Result<uint64_t> module = ReadLine();
+  const Result<uint64_t> name = module.ok() ? ReadLine() : module;
+  if (!name.ok() || !IsName(View(*module)) || !IsName(View(*name))) return;
+  out_.globals_.push_back({*module, *name, op_at_});
 }
 
 // Copies of containers are counted: a large one that is copied again and again would fill memory.
@@ -208,9 +215,9 @@ Status PickleMachine::Call(PickleId callable, PickleId arguments) {
   }
   switch (out_.kind(callable)) {
     case PickleKind::kGlobal: {
-      const auto& [module, name] = out_.globals_[out_.nodes_[callable].value];
+      const Pickle::Global global = out_.global(out_.nodes_[callable].value);
       for (const Constructor& constructor : kConstructors) {
-        if (View(module) != constructor.module || View(name) != constructor.name) continue;
+        if (global.module != constructor.module || global.name != constructor.name) continue;
         const auto given = out_.items(arguments);
         return Construct(constructor.kind, out_.GlobalName(callable), {given.begin(), given.end()});
       }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "formats/pickle.h"
+#include "formats/pickle_grade.h"
 #include "formats/pytorch_reader.h"
 #include "lib/checked.h"
 #include "lib/limits.h"
@@ -22,6 +23,7 @@ constexpr std::string_view kMagic = "\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"sv
 constexpr int64_t kLegacyProtocol = 1001;
 constexpr uint64_t kSmallRecord = 1024;
 constexpr uint64_t kSmallPickle = 64 << 10;
+constexpr size_t kMaliciousNames = 8;  // that an error names
 
 Error NotACheckpoint(std::string text) {
   return Error(ErrorCode::kUnknownFormat, std::move(text))
@@ -95,6 +97,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
         .At(entry->offset + pickle->bytes());
   }
   TorchFile out;
+  out.malicious = MaliciousNames(*pickle, entry->offset, kMaliciousNames);
   PW_ASSIGN(out.big_endian, ReadByteOrder(file, archive, prefix));
   PW_ASSIGN(out.checkpoint, ReadTorchPickle(*pickle, /*legacy=*/false));
   for (TorchStorage& storage : out.checkpoint.storages) {
@@ -189,16 +192,25 @@ Status PlaceStorages(const ReadFile& file, const Pickle& keys, uint64_t at, bool
   return OkStatus();
 }
 
+// The pickle begins at `begin` of the file. A name may also stand in front of the value, or behind
+// it, and be thrown away.
+void AddMalicious(const Pickle& pickle, uint64_t begin, TorchFile* out) {
+  const size_t room = kMaliciousNames - out->malicious.size();
+  for (std::string& name : MaliciousNames(pickle, begin, room)) {
+    out->malicious.push_back(std::move(name));
+  }
+}
+
 // The pickles in front of the value: each is small, and is gone before the next is read. Returns
 // where the value begins.
-Result<uint64_t> ReadLegacyStart(const ReadFile& file, bool* big_endian) {
+Result<uint64_t> ReadLegacyStart(const ReadFile& file, TorchFile* out) {
   uint64_t at = 0;
   {
     PW_ASSIGN(const Pickle magic, Pickle::Parse(file, at, kSmallPickle));
-    // The number itself, not a call that would give it: a scanner was fooled that way.
-    if (magic.kind(magic.root()) != PickleKind::kBigInteger || magic.text(magic.root()) != kMagic) {
+    if (!IsTorchMagic(magic)) {
       return NotACheckpoint("this is a Python pickle, but none that torch.save wrote").At(0);
     }
+    AddMalicious(magic, at, out);
     at += magic.bytes();
   }
   {
@@ -207,29 +219,39 @@ Result<uint64_t> ReadLegacyStart(const ReadFile& file, bool* big_endian) {
         protocol.integer(protocol.root()) != kLegacyProtocol) {
       return Error(ErrorCode::kInvalidHeader, "the checkpoint is of an unknown version").At(at);
     }
+    AddMalicious(protocol, at, out);
     at += protocol.bytes();
   }
   PW_ASSIGN(const Pickle info, Pickle::Parse(file, at, kSmallPickle));
-  PW_ASSIGN(*big_endian, ReadSystemInfo(info, at));
+  AddMalicious(info, at, out);
+  PW_ASSIGN(out->big_endian, ReadSystemInfo(info, at));
   return at + info.bytes();
 }
 
 Result<TorchFile> ReadLegacyFile(const ReadFile& file) {
   TorchFile out;
-  PW_ASSIGN(uint64_t at, ReadLegacyStart(file, &out.big_endian));
+  PW_ASSIGN(uint64_t at, ReadLegacyStart(file, &out));
   {
     PW_ASSIGN(const Pickle pickle, Pickle::Parse(file, at));
+    AddMalicious(pickle, at, &out);
     PW_ASSIGN(out.checkpoint, ReadTorchPickle(pickle, /*legacy=*/true));
     at += pickle.bytes();
   }
   // Keys are written one by one: 1 KiB for each is more than any writer needs.
   const uint64_t key_bytes = kSmallPickle + out.checkpoint.storages.size() * kSmallRecord;
   PW_ASSIGN(const Pickle keys, Pickle::Parse(file, at, key_bytes));
+  AddMalicious(keys, at, &out);
   PW_TRY(PlaceStorages(file, keys, at + keys.bytes(), out.big_endian, &out.checkpoint));
   return out;
 }
 
 }  // namespace
+
+// The number itself, not a call that would give it: a scanner was fooled that way.
+bool IsTorchMagic(const Pickle& pickle) {
+  return pickle.kind(pickle.root()) == PickleKind::kBigInteger &&
+         pickle.text(pickle.root()) == kMagic;
+}
 
 Result<TorchFile> ReadTorchFile(const ReadFile& file) {
   char head[4] = {};

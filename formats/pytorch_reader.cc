@@ -87,6 +87,18 @@ Status PytorchSource::Add(const std::string& path) {
     tensors_.push_back(std::move(infos[i]));
     views_.push_back(std::move(views[i]));
   }
+  if (!read->malicious.empty()) {
+    const std::string names = fmt::format("{}", fmt::join(read->malicious, ", "));
+    read->checkpoint.notes["malicious"] = names;
+    if (!danger_) {
+      danger_ = Error(ErrorCode::kMaliciousPickle,
+                      fmt::format("the pickle names {}: loading it in Python would be an attack "
+                                  "(nothing was called here)",
+                                  names))
+                    .Hint("see `pennyweight verify`; get the model from a source that you trust")
+                    .InFile(path);
+    }
+  }
   for (auto& [key, value] : read->checkpoint.notes) {
     const auto [place, fresh] = metadata_.emplace(key, value);
     if (!fresh && place->second != value) metadata_[BaseName(path) + ": " + key] = value;
@@ -141,6 +153,7 @@ Result<Model> OpenPytorch(const std::string& path) {
   PW_ASSIGN(auto source, PytorchSource::Open({path}));
   Model model;
   model.path = path;
+  model.danger = source->danger();
   model.source = std::move(source);
   return model;
 }

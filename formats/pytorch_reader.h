@@ -22,11 +22,18 @@
 
 namespace pennyweight {
 
+// Pickles in a legacy file, in front of the storages.
+inline constexpr int kLegacyPickles = 5;
+// Whether a pickle is the first of a legacy file: the magic number itself, not a call that gives
+// it.
+bool IsTorchMagic(const Pickle& pickle);
+
 // A checkpoint whose storages were found in its file.
 struct TorchFile {
   TorchCheckpoint checkpoint;     // the offsets of the storages are filled in
   std::vector<ZipEntry> records;  // by storage; empty: a legacy file, which has no checksums
   bool big_endian = false;
+  std::vector<std::string> malicious;  // names in its pickles, see MaliciousNames
 };
 
 // Reads and checks everything but the tensors' data. Errors: those of ZipArchive::Open,
@@ -49,6 +56,8 @@ class PytorchSource : public TensorSource {
   std::string_view format() const override { return "pytorch"; }
   const std::map<std::string, std::string>& metadata() const override { return metadata_; }
   const std::vector<std::string>& files() const override { return paths_; }
+  // Why nothing should be made of these files: kMaliciousPickle, naming what a pickle would call.
+  const std::optional<Error>& danger() const { return danger_; }
 
  private:
   // A storage's checksum, compared once.
@@ -76,6 +85,7 @@ class PytorchSource : public TensorSource {
   std::vector<View> views_;  // by tensor
   std::vector<std::unique_ptr<Check>> checks_;
   std::map<std::string, std::string> metadata_;
+  std::optional<Error> danger_;
 };
 
 }  // namespace pennyweight

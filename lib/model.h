@@ -23,6 +23,7 @@ struct Model {
   std::optional<Error> config_error;      // why there is no config, where one was expected
   std::optional<Vocabulary> vocabulary;
   std::optional<Error> vocabulary_error;
+  std::optional<Error> danger;            // why no command may make an output of it
   const Family* family = nullptr;         // nullptr: unknown, or no config
   std::vector<std::string> notes;         // for people: what was decided where the files are vague
 };

@@ -25,8 +25,8 @@ struct TensorReport {
   uint64_t bytes_in = 0;
   uint64_t bytes = 0;
   double bits_per_weight = 0;
-  std::string method;                    // minmax, rtn, gptq; "copy" or "cast" when left alone
-  std::optional<std::string> fallback;   // why it is not what was asked for
+  std::string method;                   // minmax, rtn, gptq; "copy" or "cast" when left alone
+  std::optional<std::string> fallback;  // why it is not what was asked for
   std::optional<double> weight_rel_mse;  // |W - W'|^2 / |W|^2
   std::optional<double> sqnr_db;         // -10 log10 of it
   std::optional<double> max_abs_error;
@@ -39,9 +39,9 @@ struct TensorReport {
   // one, of tokens that nothing was fitted to.
   std::optional<double> output_rel_error;
   std::optional<double> output_rel_error_heldout;
-  std::optional<double> output_rel_error_rtn;     // held out: what rtn would have given
-  std::optional<double> output_rel_error_minmax;  // held out: what minmax would have given
-  std::optional<double> damp;                     // added to the Hessian's diagonal, of its mean
+  std::optional<double> output_rel_error_rtn;      // held out: what rtn would have given
+  std::optional<double> output_rel_error_minmax;   // held out: what minmax would have given
+  std::optional<double> damp;                      // added to the Hessian's diagonal, of its mean
   std::optional<double> seconds;
 };
 

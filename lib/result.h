@@ -51,9 +51,9 @@ class [[nodiscard]] Result {
 }  // namespace pennyweight
 
 // PW_TRY(expr): returns from the enclosing function when the Status or Result is an error.
-#define PW_TRY(...)                                               \
-  do {                                                            \
-    auto pw_status = (__VA_ARGS__);                               \
+#define PW_TRY(...)                                              \
+  do {                                                           \
+    auto pw_status = (__VA_ARGS__);                              \
     if (!pw_status.ok()) return std::move(pw_status).TakeError(); \
   } while (0)
 
@@ -61,7 +61,7 @@ class [[nodiscard]] Result {
 #define PW_CONCAT(a, b) PW_CONCAT_IMPL(a, b)
 // PW_ASSIGN(auto x, expr): x = value of the Result, or returns its error.
 #define PW_ASSIGN(lhs, ...) PW_ASSIGN_IMPL(PW_CONCAT(pw_result_, __LINE__), lhs, __VA_ARGS__)
-#define PW_ASSIGN_IMPL(tmp, lhs, ...)               \
-  auto tmp = (__VA_ARGS__);                         \
-  if (!tmp.ok()) return std::move(tmp).TakeError(); \
+#define PW_ASSIGN_IMPL(tmp, lhs, ...)                 \
+  auto tmp = (__VA_ARGS__);                           \
+  if (!tmp.ok()) return std::move(tmp).TakeError();   \
   lhs = std::move(tmp).value()

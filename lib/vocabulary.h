@@ -10,12 +10,7 @@ namespace pennyweight {
 
 // Values are GGUF's tokenizer.ggml.token_type.
 enum class TokenType : uint8_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6,
+  kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6,
 };
 
 struct Token {
@@ -35,9 +30,9 @@ struct Vocabulary {
   bool add_bos = true;
   bool add_eos = false;
   bool add_space_prefix = true;
-  bool byte_fallback = false;             // every byte has a kByte token
-  bool remove_extra_whitespaces = false;  // runs of spaces become one; ends are trimmed
-  std::string chat_template;              // Jinja text, never run; empty when none
+  bool byte_fallback = false;            // every byte has a kByte token
+  bool remove_extra_whitespaces = false; // runs of spaces become one; ends are trimmed
+  std::string chat_template;             // Jinja text, never run; empty when none
 };
 
 }  // namespace pennyweight

@@ -38,6 +38,7 @@ run convert_outputs.py "$PYTHON" "$here/convert_outputs.py"
 run quantized_inputs.py "$PYTHON" "$here/quantized_inputs.py"
 run pytorch_checkpoints.py "$PYTHON" "$here/pytorch_checkpoints.py"
 run containers.py "$PYTHON" "$here/containers.py"
+run malicious_pickles.py "$PYTHON" "$here/malicious_pickles.py" --check
 run llama_cpp.mjs "$NODE" "$here/llama_cpp.mjs"
 
 echo "$passed passed, $failed failed"
