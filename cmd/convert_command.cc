@@ -28,6 +28,7 @@ constexpr Flag kFlags[] = {
     {"--repack", "", "",
      "to gguf: quantized weights as blocks of the same values, where that is exact"},
     {"--shard-size", "", "SIZE", "weights in a file of a folder (default: 5G)"},
+    kKeyFlag,
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -237,7 +238,7 @@ Result<int> RunConvert(const Invocation& invocation) {
   const auto start = std::chrono::steady_clock::now();
   Console& console = invocation.console;
   PW_ASSIGN(const Settings settings, ReadSettings(invocation.arguments));
-  PW_ASSIGN(Model model, OpenModel(invocation.arguments.inputs()[0]));
+  PW_ASSIGN(Model model, OpenModelByKey(invocation.arguments.inputs()[0], invocation.arguments));
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   if (!settings.options.gguf) UseCanonical(&model);
   PW_ASSIGN(std::vector<Choice> choices, ChooseConversions(model, settings.options));

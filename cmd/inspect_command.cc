@@ -10,6 +10,12 @@
 
 namespace pennyweight {
 
+namespace {
+
+constexpr Flag kFlags[] = {kKeyFlag};
+
+}  // namespace
+
 const CommandSpec kInspectSpec = {
     "inspect",
     "tensors, types, sizes, metadata and parameter counts of a model",
@@ -17,7 +23,7 @@ const CommandSpec kInspectSpec = {
     1,
     "  pennyweight inspect ./Llama-8B\n"
     "  pennyweight inspect model.gguf --json | jq '.result.tensors[0]'\n",
-    {}};
+    kFlags};
 
 namespace {
 
@@ -89,7 +95,8 @@ void PrintTables(const Model& model, int64_t parameters, uint64_t bytes, Console
 }  // namespace
 
 Result<int> RunInspect(const Invocation& invocation) {
-  PW_ASSIGN(const Model model, OpenModel(invocation.arguments.inputs()[0]));
+  PW_ASSIGN(const Model model,
+            OpenModelByKey(invocation.arguments.inputs()[0], invocation.arguments));
   int64_t parameters = 0;
   uint64_t bytes = 0;
   for (const TensorInfo& t : model.source->tensors()) {

@@ -27,6 +27,21 @@ Result<Model> OpenModel(const std::string& path) {
   return OpenSafetensors(path);
 }
 
+Result<Model> OpenModelByKey(const std::string& path, const Arguments& arguments) {
+  const auto key = arguments.Get("--key");
+  if (!key) return OpenModel(path);
+  const bool folder = IsDirectory(path);
+  if (!folder) {
+    PW_ASSIGN(const FileFormat format, DetectFormat(path));
+    if (format == FileFormat::kPytorch) return OpenPytorch(path, *key);
+  }
+  return Error(ErrorCode::kUsage,
+               fmt::format("--key chooses in a PyTorch checkpoint, and this is a {}",
+                           folder ? "folder" : "file of another format"))
+      .Hint("leave out --key, or give the checkpoint file itself")
+      .InFile(path);
+}
+
 void UseCanonical(Model* model) {
   int64_t count = 0;
   for (const TensorInfo& info : model->source->tensors()) count += info.transposed;

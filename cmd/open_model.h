@@ -12,6 +12,11 @@ namespace pennyweight {
 // A safetensors or GGUF file, a PyTorch checkpoint, or a Hugging Face folder. Errors: those of
 // formats/readers.h.
 Result<Model> OpenModel(const std::string& path);
+inline constexpr Flag kKeyFlag = {"--key", "", "NAME",
+                                  "of a PyTorch checkpoint: the dict to take the weights from"};
+// The same by the command's --key: the state dict to take from a PyTorch checkpoint. Errors also:
+// kUsage when the input is no such file.
+Result<Model> OpenModelByKey(const std::string& path, const Arguments& arguments);
 
 // Gives tensors that are stored transposed (experts in MXFP4) the orientation that their names
 // promise, decoded to bf16, which holds every such value; a note says so.

@@ -37,6 +37,7 @@ constexpr Flag kFlags[] = {
     {"--group-size", "", "N", "columns that share a scale: 32, 64, 128 or channel (integers)"},
     {"--symmetric", "", "", "integers without zero points (default)"},
     {"--asymmetric", "", "", "integers with zero points"},
+    kKeyFlag,
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -258,7 +259,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   const Arguments& arguments = invocation.arguments;
   Console& console = invocation.console;
   PW_ASSIGN(const Settings settings, ReadSettings(arguments));
-  PW_ASSIGN(Model model, OpenModel(arguments.inputs()[0]));
+  PW_ASSIGN(Model model, OpenModelByKey(arguments.inputs()[0], arguments));
   UseCanonical(&model);
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));

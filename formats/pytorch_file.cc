@@ -75,7 +75,7 @@ Status CheckAlignmentNote(const ReadFile& file, const ZipArchive& archive,
   return OkStatus();
 }
 
-Result<TorchFile> ReadZipFile(const ReadFile& file) {
+Result<TorchFile> ReadZipFile(const ReadFile& file, std::string_view key) {
   PW_ASSIGN(const ZipArchive archive, ZipArchive::Open(file));
   PW_ASSIGN(const std::string prefix, PrefixOf(archive));
   const ZipEntry* entry = archive.Find(prefix + "data.pkl");
@@ -99,7 +99,7 @@ Result<TorchFile> ReadZipFile(const ReadFile& file) {
   TorchFile out;
   out.malicious = MaliciousNames(*pickle, entry->offset, kMaliciousNames);
   PW_ASSIGN(out.big_endian, ReadByteOrder(file, archive, prefix));
-  PW_ASSIGN(out.checkpoint, ReadTorchPickle(*pickle, /*legacy=*/false));
+  PW_ASSIGN(out.checkpoint, ReadTorchPickle(*pickle, /*legacy=*/false, key));
   for (TorchStorage& storage : out.checkpoint.storages) {
     const ZipEntry* record = archive.Find(prefix + "data/" + storage.key);
     if (record == nullptr) {
@@ -228,13 +228,13 @@ Result<uint64_t> ReadLegacyStart(const ReadFile& file, TorchFile* out) {
   return at + info.bytes();
 }
 
-Result<TorchFile> ReadLegacyFile(const ReadFile& file) {
+Result<TorchFile> ReadLegacyFile(const ReadFile& file, std::string_view key) {
   TorchFile out;
   PW_ASSIGN(uint64_t at, ReadLegacyStart(file, &out));
   {
     PW_ASSIGN(const Pickle pickle, Pickle::Parse(file, at));
     AddMalicious(pickle, at, &out);
-    PW_ASSIGN(out.checkpoint, ReadTorchPickle(pickle, /*legacy=*/true));
+    PW_ASSIGN(out.checkpoint, ReadTorchPickle(pickle, /*legacy=*/true, key));
     at += pickle.bytes();
   }
   // Keys are written one by one: 1 KiB for each is more than any writer needs.
@@ -253,11 +253,11 @@ bool IsTorchMagic(const Pickle& pickle) {
          pickle.text(pickle.root()) == kMagic;
 }
 
-Result<TorchFile> ReadTorchFile(const ReadFile& file) {
+Result<TorchFile> ReadTorchFile(const ReadFile& file, std::string_view key) {
   char head[4] = {};
   PW_TRY(file.ReadAt(0, head, std::min<uint64_t>(sizeof(head), file.size())));
-  if (std::string_view(head, 4) == "PK\3\4") return ReadZipFile(file);
-  return ReadLegacyFile(file);
+  if (std::string_view(head, 4) == "PK\3\4") return ReadZipFile(file, key);
+  return ReadLegacyFile(file, key);
 }
 
 }  // namespace pennyweight

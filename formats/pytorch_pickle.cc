@@ -61,7 +61,7 @@ class StateDictFinder {
   StateDictFinder(const Pickle& pickle, const TorchStorages& storages)
       : pickle_(pickle), storages_(storages), allowance_(storages.allowance()) {}
 
-  Result<TorchCheckpoint> Run();
+  Result<TorchCheckpoint> Run(std::string_view key);
 
  private:
   // A dict or module that was reached, by which key of which other place. Paths are made when they
@@ -107,6 +107,8 @@ class StateDictFinder {
   std::string PathOf(const Places& places, const Place& place) const;
   bool HoldsTensors(PickleId id) const;
   Result<Found> Select() const;
+  // The dict or module that `key` names.
+  Result<Found> SelectKey(std::string_view key) const;
   Status Flatten(PickleId root, TorchCheckpoint* out);
   Status AddTensor(const std::string& name, PickleId id, TorchCheckpoint* out);
   void AddNotes(const Found& root, TorchCheckpoint* out) const;
@@ -336,6 +338,29 @@ Result<StateDictFinder::Found> StateDictFinder::Select() const {
   return *best;
 }
 
+Result<StateDictFinder::Found> StateDictFinder::SelectKey(std::string_view key) const {
+  const Places places = Containers(pickle_.root());
+  PW_TRY(CheckWork());
+  std::vector<std::string> others;
+  for (const Place& place : places) {
+    const bool same_size = place.path_bytes == key.size();
+    if (!same_size && others.size() >= kNamesInNotes) continue;
+    std::string path = PathOf(places, place);
+    if (same_size && path == key && HoldsTensors(place.id)) {
+      return Found{place.id, std::move(path), place.depth};
+    }
+    if (!path.empty() && others.size() < kNamesInNotes && HoldsTensors(place.id)) {
+      others.push_back(std::move(path));
+    }
+  }
+  PW_TRY(CheckWork());
+  Error error(ErrorCode::kTensorMissing,
+              fmt::format("the checkpoint has no tensors under the key \"{:.100}\"", key));
+  if (others.empty()) return std::move(error).Hint("leave out --key: its tensors are under none");
+  return std::move(error).Hint(
+      fmt::format("--key takes the place of a dict, as {}", fmt::join(others, ", ")));
+}
+
 Error HeldTooOften() {
   return Error(ErrorCode::kLimit, "the dicts of the checkpoint hold each other too often");
 }
@@ -477,9 +502,9 @@ void StateDictFinder::AddNotes(const Found& root, TorchCheckpoint* out) const {
   if (!foreign.empty()) out->notes["not_called"] = fmt::format("{}", fmt::join(foreign, ", "));
 }
 
-Result<TorchCheckpoint> StateDictFinder::Run() {
+Result<TorchCheckpoint> StateDictFinder::Run(std::string_view key) {
   TorchCheckpoint checkpoint;
-  PW_ASSIGN(const Found root, Select());
+  PW_ASSIGN(const Found root, key.empty() ? Select() : SelectKey(key));
   PW_TRY(Flatten(root.id, &checkpoint));
   if (checkpoint.tensors.empty()) return NoTensors();
   AddNotes(root, &checkpoint);
@@ -489,9 +514,9 @@ Result<TorchCheckpoint> StateDictFinder::Run() {
 
 }  // namespace
 
-Result<TorchCheckpoint> ReadTorchPickle(const Pickle& pickle, bool legacy) {
+Result<TorchCheckpoint> ReadTorchPickle(const Pickle& pickle, bool legacy, std::string_view key) {
   PW_ASSIGN(const TorchStorages storages, TorchStorages::Read(pickle, legacy));
-  return StateDictFinder(pickle, storages).Run();
+  return StateDictFinder(pickle, storages).Run(key);
 }
 
 }  // namespace pennyweight

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "formats/pickle.h"
@@ -47,10 +48,13 @@ struct TorchCheckpoint {
 // ("state_dict", "model", ...), else the dict with the most elements outside of the optimizer's.
 // Modules that were pickled whole and TorchScript objects count as the dict of their parameters and
 // buffers; dicts and modules inside of it are flattened, their names joined by dots.
-// `legacy`: the pickle is of a file of before PyTorch 1.6. Errors: kTensorMissing (there is no
-// tensor), kInvalidTensor (a view outside of its storage), kUnsupported (a tensor that is sparse,
-// quantized, conjugated, without data or of a type that lib/dtype.h does not have; named),
-// kInvalidPickle, kDuplicateKey, kInvalidName, kOverflow, kLimit.
-Result<TorchCheckpoint> ReadTorchPickle(const Pickle& pickle, bool legacy);
+// `legacy`: the pickle is of a file of before PyTorch 1.6. `key` chooses the state dict instead:
+// the names on the way to it, joined by dots ("ema.model"); empty: none. Errors: kTensorMissing
+// (there is no tensor, or none under `key`), kInvalidTensor (a view outside of its storage),
+// kUnsupported (a tensor that is sparse, quantized, conjugated, without data or of a type that
+// lib/dtype.h does not have; named), kInvalidPickle, kDuplicateKey, kInvalidName, kOverflow,
+// kLimit.
+Result<TorchCheckpoint> ReadTorchPickle(const Pickle& pickle, bool legacy,
+                                        std::string_view key = {});
 
 }  // namespace pennyweight

@@ -31,14 +31,15 @@ void SwapWords(uint64_t word, std::vector<uint8_t>* data) {
 
 }  // namespace
 
-Result<std::unique_ptr<PytorchSource>> PytorchSource::Open(const std::vector<std::string>& paths) {
+Result<std::unique_ptr<PytorchSource>> PytorchSource::Open(const std::vector<std::string>& paths,
+                                                           std::string_view key) {
   std::unique_ptr<PytorchSource> source(new PytorchSource);
-  for (const std::string& path : paths) PW_TRY(source->Add(path));
+  for (const std::string& path : paths) PW_TRY(source->Add(path, key));
   PW_TRY(RequireUniqueNames(source->tensors_));
   return source;
 }
 
-Status PytorchSource::Add(const std::string& path) {
+Status PytorchSource::Add(const std::string& path, std::string_view key) {
   PW_ASSIGN(ReadFile file, ReadFile::Open(path));
   PW_ASSIGN(const FileFormat format, DetectFormat(path));
   if (format != FileFormat::kPytorch) {
@@ -47,7 +48,7 @@ Status PytorchSource::Add(const std::string& path) {
         .Hint("give the file itself as the input")
         .InFile(path);
   }
-  Result<TorchFile> read = ReadTorchFile(file);
+  Result<TorchFile> read = ReadTorchFile(file, key);
   if (!read.ok()) return std::move(read).TakeError().InFile(path);
   std::vector<Check*> checks(read->checkpoint.storages.size(), nullptr);
   for (size_t i = 0; i < read->records.size(); ++i) {
@@ -99,9 +100,9 @@ Status PytorchSource::Add(const std::string& path) {
                     .InFile(path);
     }
   }
-  for (auto& [key, value] : read->checkpoint.notes) {
-    const auto [place, fresh] = metadata_.emplace(key, value);
-    if (!fresh && place->second != value) metadata_[BaseName(path) + ": " + key] = value;
+  for (auto& [note, text] : read->checkpoint.notes) {
+    const auto [place, fresh] = metadata_.emplace(note, text);
+    if (!fresh && place->second != text) metadata_[BaseName(path) + ": " + note] = text;
   }
   files_.push_back(std::move(file));
   paths_.push_back(path);
@@ -149,8 +150,8 @@ Status PytorchSource::ReadRows(size_t index, int64_t row, int64_t count, Encoded
   return OkStatus();
 }
 
-Result<Model> OpenPytorch(const std::string& path) {
-  PW_ASSIGN(auto source, PytorchSource::Open({path}));
+Result<Model> OpenPytorch(const std::string& path, std::string_view key) {
+  PW_ASSIGN(auto source, PytorchSource::Open({path}, key));
   Model model;
   model.path = path;
   model.danger = source->danger();

@@ -40,14 +40,16 @@ struct TorchFile {
 // Pickle::Parse and ReadTorchPickle; kUnknownFormat (a zip archive or pickle that PyTorch did not
 // write), kInvalidHeader, kInvalidTensor (a storage is missing or has another size than announced),
 // kIncompleteBuffer (bytes behind the last storage), kTruncated.
-Result<TorchFile> ReadTorchFile(const ReadFile& file);
+Result<TorchFile> ReadTorchFile(const ReadFile& file, std::string_view key = {});
 
 // The tensors of the state dicts of one or more checkpoints. Thread-safe.
 class PytorchSource : public TensorSource {
  public:
   // Opens `paths` in this order. Errors: those of DetectFormat and ReadTorchFile; kShardMismatch
   // when two files hold a tensor of the same name.
-  static Result<std::unique_ptr<PytorchSource>> Open(const std::vector<std::string>& paths);
+  // `key`: as ReadTorchPickle takes it.
+  static Result<std::unique_ptr<PytorchSource>> Open(const std::vector<std::string>& paths,
+                                                     std::string_view key = {});
 
   const std::vector<TensorInfo>& tensors() const override { return tensors_; }
   // Gathers views that are not contiguous. Errors also: kChecksum, found at the first read from a
@@ -76,7 +78,7 @@ class PytorchSource : public TensorSource {
   };
 
   PytorchSource() = default;
-  Status Add(const std::string& path);
+  Status Add(const std::string& path, std::string_view key);
   Status CheckStorage(const View& view) const;
 
   std::vector<ReadFile> files_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "lib/model.h"
 #include "lib/result.h"
@@ -14,8 +15,9 @@ namespace pennyweight {
 Result<Model> OpenSafetensors(const std::string& path);
 
 // A PyTorch checkpoint (.pt, .pth, .bin): the tensors of its state dict, no configuration. Its
-// pickle is parsed, never executed.
-Result<Model> OpenPytorch(const std::string& path);
+// pickle is parsed, never executed. `key` chooses among the dicts of a training checkpoint
+// (formats/pytorch_pickle.h).
+Result<Model> OpenPytorch(const std::string& path, std::string_view key = {});
 
 // A folder as the Hugging Face hub lays it out: config.json, model.safetensors or its shards with
 // index, else pytorch_model.bin or its shards with index, tokenizer files. The parts of a quantized

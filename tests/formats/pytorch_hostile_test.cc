@@ -275,6 +275,31 @@ TEST_CASE("dicts that hold each other many times end soon") {
   CHECK(all.error().code == ErrorCode::kLimit);
 }
 
+TEST_CASE("a key chooses the state dict, and a wrong one is answered with those there are") {
+  const auto dict = [](const char* name) {
+    return PklDict({PklString(name), PklTensor(Storage(), 0, {4}, {1})});
+  };
+  const std::string value =
+      PklDict({PklString("model"), dict("w"), PklString("ema"),
+               PklDict({PklString("inner"), dict("v"), PklString("n"), PklInteger(3)})});
+  const ScratchFolder folder;
+  const std::string path = folder.Write("x.pt", TorchZip(value, {{"0", kData}}));
+  const auto name_by = [&](std::string_view key) {
+    const auto source = PytorchSource::Open({path}, key);
+    return source.ok() ? (*source)->tensors().at(0).name : source.error().hint;
+  };
+  CHECK(name_by("") == "w");
+  CHECK(name_by("model") == "w");
+  CHECK(name_by("ema.inner") == "v");
+  CHECK(name_by("ema") == "inner.v");
+  for (const char* wrong : {"emu", "ema.n", "ema.inner.v", "."}) {
+    const auto source = PytorchSource::Open({path}, wrong);
+    REQUIRE_FALSE(source.ok());
+    CHECK(source.error().code == ErrorCode::kTensorMissing);
+    CHECK(source.error().hint == "--key takes the place of a dict, as model, ema, ema.inner");
+  }
+}
+
 TEST_CASE("what a checkpoint would run is data beside the weights") {
   const ScratchFolder folder;
   const std::string made = folder.Path("made");

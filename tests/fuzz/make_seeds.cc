@@ -5,6 +5,8 @@
 #include <fstream>
 #include <string>
 
+#include "lib/file.h"
+#include "lib/journal.h"
 #include "tests/formats/gguf_builder.h"
 #include "tests/formats/model_files.h"
 #include "tests/formats/pytorch_builder.h"
@@ -58,6 +60,27 @@ void AddIndex(Seeds* seeds) {
                       R"("c":"model-00002-of-00002.safetensors"}})");
   seeds->Add("index", R"({"weight_map":{"c":"model-00002-of-00002.safetensors"}})");
   seeds->Add("index", R"({"weight_map":{"c":"link.safetensors","d":"../x","e":"/etc/passwd"}})");
+}
+
+// The records that a stopped run leaves, and one of no known kind.
+void AddJournal(Seeds* seeds) {
+  const std::string folder = std::filesystem::temp_directory_path().string() + "/pw_seeds";
+  std::filesystem::create_directories(folder);
+  const std::string output = folder + "/out";
+  Json recipe = Json::Object();
+  recipe.Set("command", Json::String("convert"));
+  {
+    auto journal = Journal::Open(output, recipe, Journal::Mode::kReplace);
+    if (!journal.ok()) return;
+    const auto file = (*journal)->AddFile(BesideOutput(output, "partial"));
+    if (!file.ok() || !(*journal)->RecordRange(*file, {32, 64, {1, 2}}).ok() ||
+        !(*journal)->RecordUnit({1, 2, 3}, "result").ok()) {
+      return;
+    }
+  }
+  const auto text = ReadWholeFile(BesideOutput(output, "journal"), 1 << 20);
+  if (text.ok()) seeds->Add("journal", *text);
+  std::filesystem::remove_all(folder);
 }
 
 std::string GgufModel() {
@@ -189,6 +212,7 @@ int main(int argc, char** argv) {
   pennyweight::Seeds seeds(argv[1]);
   pennyweight::AddSafetensors(&seeds);
   pennyweight::AddIndex(&seeds);
+  pennyweight::AddJournal(&seeds);
   pennyweight::AddGguf(&seeds);
   pennyweight::AddZip(&seeds);
   pennyweight::AddPytorch(&seeds);
