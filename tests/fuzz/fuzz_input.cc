@@ -16,6 +16,7 @@ namespace {
 
 constexpr size_t kTensorsRead = 32;
 constexpr uint64_t kRowBytesRead = 1 << 20;  // wider rows are not read
+constexpr int64_t kColsRead = 1 << 16;       // the same of weights in parts
 constexpr int64_t kRowsRead = 4;
 
 }  // namespace
@@ -79,12 +80,16 @@ void ReadSome(const TensorSource& source) {
     Require(ElementCount(info.shape).has_value(), "a tensor's elements can be counted");
     Require(!info.name.empty(), "a tensor has a name");
     const auto row_bytes = info.encoding.RowBytes(info.cols());
-    if (info.rows() == 0 || !row_bytes || *row_bytes > kRowBytesRead) continue;
+    const bool in_parts = info.encoding.kind != Encoding::Kind::kPlain &&
+                          info.encoding.kind != Encoding::Kind::kBlock;
+    if (info.rows() == 0 || (!in_parts && !row_bytes)) continue;
+    if (in_parts ? info.cols() > kColsRead : *row_bytes > kRowBytesRead) continue;
     if (++read > kTensorsRead) continue;
     const int64_t count = std::min(info.rows(), kRowsRead);
     for (const int64_t first : {int64_t{0}, info.rows() - count}) {
       if (!source.ReadRows(i, first, count, &rows).ok()) continue;
       Require(rows.rows == count && rows.cols == info.cols(), "the rows asked for came");
+      if (in_parts) continue;
       Require(rows.data.size() == *row_bytes * static_cast<uint64_t>(count),
               "rows have their bytes");
     }

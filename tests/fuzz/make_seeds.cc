@@ -53,6 +53,39 @@ void AddSafetensors(Seeds* seeds) {
                                     "xy"));
 }
 
+// Weights in parts, of every layout that tensors alone tell.
+void AddQuantized(Seeds* seeds) {
+  const auto bytes = [](size_t n) {
+    std::string text(n, '\0');
+    for (size_t i = 0; i < n; ++i) text[i] = static_cast<char>(i * 37 + 11);
+    return text;
+  };
+  std::string groups(128, '\0');
+  seeds->Add("safetensors", test::SafetensorsFile({{"p.qweight", "I32", {4, 8}, bytes(128)},
+                                                   {"p.qzeros", "I32", {1, 1}, "wwww"},
+                                                   {"p.scales", "F16", {1, 8}, bytes(16)},
+                                                   {"p.g_idx", "I32", {32}, groups}}));
+  seeds->Add("safetensors", test::SafetensorsFile({{"p.qweight", "I32", {32, 1}, bytes(128)},
+                                                   {"p.qzeros", "I32", {1, 1}, "abcd"},
+                                                   {"p.scales", "F16", {1, 8}, bytes(16)}}));
+  seeds->Add("safetensors", test::SafetensorsFile({{"p.weight", "F8_E4M3", {3, 4}, bytes(12)},
+                                                   {"p.weight_scale_inv", "F32", {1, 1}, "abcd"}}));
+  seeds->Add("safetensors", test::SafetensorsFile({{"p.weight", "I8", {3, 4}, bytes(12)},
+                                                   {"p.SCB", "F32", {3}, bytes(12)}}));
+  seeds->Add("safetensors",
+             test::SafetensorsFile({{"e.gate_up_proj_blocks", "U8", {1, 2, 1, 16}, bytes(32)},
+                                    {"e.gate_up_proj_scales", "U8", {1, 2, 1}, "zy"}}));
+  const std::string state =
+      R"({"quant_type":"nf4","blocksize":64,"dtype":"float16","shape":[8,8]})";
+  seeds->Add("safetensors", test::SafetensorsFile({{"p.weight", "U8", {32, 1}, bytes(32)},
+                                                   {"p.weight.absmax", "F32", {1}, "abcd"},
+                                                   {"p.weight.quant_map", "F32", {16}, bytes(64)},
+                                                   {"p.weight.quant_state.bitsandbytes__nf4",
+                                                    "U8",
+                                                    {static_cast<int64_t>(state.size())},
+                                                    state}}));
+}
+
 void AddIndex(Seeds* seeds) {
   seeds->Add("index", R"({"metadata":{"total_size":8},"weight_map":{)"
                       R"("a":"model-00001-of-00002.safetensors",)"
@@ -211,6 +244,7 @@ int main(int argc, char** argv) {
   }
   pennyweight::Seeds seeds(argv[1]);
   pennyweight::AddSafetensors(&seeds);
+  pennyweight::AddQuantized(&seeds);
   pennyweight::AddIndex(&seeds);
   pennyweight::AddJournal(&seeds);
   pennyweight::AddGguf(&seeds);
