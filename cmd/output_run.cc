@@ -47,7 +47,25 @@ std::string TensorsHash(const std::vector<OutputTensor>& tensors) {
   return fmt::format("{:016x}{:016x}", hash[0], hash[1]);
 }
 
-Json Recipe(const Invocation& invocation, const std::string& command, const Model& model,
+// The files that an output is made from.
+std::map<std::string, std::string> Inputs(const Model& model) {
+  std::map<std::string, std::string> inputs;
+  for (const std::string& file : model.source->files()) inputs[file] = Fingerprint(file);
+  if (model.directory.empty()) return inputs;
+  // Configuration and tokenizer shape the output as the weights do.
+  const auto beside = ListDirectory(model.directory);
+  if (!beside.ok()) return inputs;
+  for (const std::string& name : *beside) {
+    // The output may be made inside the model's folder.
+    if (name.find(".pennyweight.") != std::string::npos) continue;
+    const std::string path = JoinPath(model.directory, name);
+    inputs[path] = Fingerprint(path);
+  }
+  return inputs;
+}
+
+Json Recipe(const Invocation& invocation, const std::string& command,
+            const std::map<std::string, std::string>& inputs,
             const std::vector<OutputTensor>& tensors,
             const std::map<std::string, std::string>& more) {
   Json recipe = Json::Object();
@@ -57,16 +75,8 @@ Json Recipe(const Invocation& invocation, const std::string& command, const Mode
     if (std::find(kFreeFlags.begin(), kFreeFlags.end(), flag) != kFreeFlags.end()) continue;
     recipe.Set(flag, Json::String(fmt::format("{}", fmt::join(values, " "))));
   }
-  std::vector<std::string> files = model.source->files();
-  if (!model.directory.empty()) {
-    // Configuration and tokenizer shape the output as the weights do.
-    auto beside = ListDirectory(model.directory);
-    if (beside.ok()) {
-      for (const std::string& name : *beside) files.push_back(JoinPath(model.directory, name));
-    }
-  }
-  for (const std::string& file : files) {
-    recipe.Set("input " + BaseName(file), Json::String(Fingerprint(file)));
+  for (const auto& [file, fingerprint] : inputs) {
+    recipe.Set("input " + BaseName(file), Json::String(fingerprint));
   }
   recipe.Set("tensors", Json::String(TensorsHash(tensors)));
   for (const auto& [key, value] : more) recipe.Set(key, Json::String(value));
@@ -95,6 +105,7 @@ Result<OutputRun> OutputRun::Begin(const Invocation& invocation, const std::stri
   OutputRun run;
   run.context_ = &invocation.context;
   run.tensors_ = tensors;
+  run.inputs_ = Inputs(model);
   const Arguments& arguments = invocation.arguments;
   run.resume_ = "pennyweight " + command;
   for (const std::string& word : arguments.words()) {
@@ -106,11 +117,21 @@ Result<OutputRun> OutputRun::Begin(const Invocation& invocation, const std::stri
                     : arguments.Has("--force") ? Journal::Mode::kReplace
                                                : Journal::Mode::kBegin;
   PW_ASSIGN(run.journal_,
-            Journal::Open(output, Recipe(invocation, command, model, tensors, more), mode));
+            Journal::Open(output, Recipe(invocation, command, run.inputs_, tensors, more), mode));
   if (resume && !run.journal_->resumed()) {
     invocation.console.Note("note: there is nothing to resume: beginning anew");
   }
   return run;
+}
+
+Status OutputRun::CheckInputs() const {
+  for (const auto& [file, fingerprint] : inputs_) {
+    if (Fingerprint(file) == fingerprint) continue;
+    return Error(ErrorCode::kVerifyFailed, "the input changed while it was read")
+        .Hint("run it again when nothing writes to the input")
+        .InFile(file);
+  }
+  return OkStatus();
 }
 
 Status OutputRun::WriteInto(const MakeSink& make, const Fill& fill,
@@ -121,6 +142,7 @@ Status OutputRun::WriteInto(const MakeSink& make, const Fill& fill,
   PW_TRY((*sink)->Seal());
   // Reading back takes as long as writing did; who stopped it meanwhile wants no output.
   if (context_->Cancelled()) return Error(ErrorCode::kInterrupted, "stopped before it was done");
+  PW_TRY(CheckInputs());
   return (*sink)->Commit();
 }
 

@@ -32,7 +32,7 @@ class OutputRun {
   // Begins the sink, lets `fill` write every tensor, seals and commits it; gives the sink back.
   // When that fails, what was written stays if the reason may pass and there is something to go on
   // from, and the hint is then the command that does; else it is removed. Errors: those of the sink
-  // and of `fill`; kInterrupted.
+  // and of `fill`; kInterrupted; kVerifyFailed when an input changed meanwhile.
   Result<std::unique_ptr<TensorSink>> Write(const MakeSink& make, const Fill& fill) const;
 
  private:
@@ -40,7 +40,10 @@ class OutputRun {
   Status WriteInto(const MakeSink& make, const Fill& fill, std::unique_ptr<TensorSink>* sink) const;
   Error Stop(Error error, TensorSink* sink) const;
 
+  Status CheckInputs() const;
+
   const Context* context_ = nullptr;
+  std::map<std::string, std::string> inputs_;  // files and their fingerprints at the beginning
   std::vector<OutputTensor> tensors_;
   std::unique_ptr<Journal> journal_;
   std::string resume_;  // the command to type

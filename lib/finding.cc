@@ -74,7 +74,9 @@ constexpr std::array kRules = {
          "a pickle names a function or class that no state dict needs"},
     Rule{"QNT-LOST-CODES", Severity::kNote,
          "quantized blocks have codes other than zero, but the scale 0"},
-    Rule{"QNT-SCALE-NEGATIVE", Severity::kWarning, "an integer group has a negative scale"},
+    Rule{"QNT-SCALE-NEGATIVE", Severity::kNote,
+         "an integer group has a negative scale, which some quantizers use and not every reader "
+         "takes"},
     Rule{"QNT-SCALE-NONFINITE", Severity::kError,
          "the scale of a quantized block or group is NaN or infinite"},
     Rule{"ST-MISALIGNED", Severity::kNote,

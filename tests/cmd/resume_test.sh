@@ -67,6 +67,21 @@ stop() {
 }
 
 # Ctrl-C names the command that goes on, and that does.
+# Also where the output is made inside of the model's folder.
+copy_model inside
+"$P" quantize "$WORK/inside" -o "$WORK/inside/q.gguf" --type q4_0 --method gptq --tokens 2048 \
+  >/dev/null 2>&1 &
+job=$!
+for _ in $(seq 500); do
+  [ "$(stat -c %s "$WORK/inside/.q.gguf.pennyweight.journal" 2>/dev/null || echo 0)" -gt 3000 ] && break
+  sleep 0.01
+done
+kill -9 $job
+wait $job 2>/dev/null
+run quantize "$WORK/inside" -o "$WORK/inside/q.gguf" --type q4_0 --method gptq --tokens 2048 --resume
+grep -q "nothing to resume" "$WORK/stderr" && fail "nothing to resume inside of the model's folder"
+run quantize "$WORK/inside" -o "$WORK/whole/inside.gguf" --type q4_0 --method gptq --tokens 2048
+cmp "$WORK/whole/inside.gguf" "$WORK/inside/q.gguf" || fail "resumed inside: other bytes"
 stop gptq.gguf quantize "$MODEL" --type q4_0 --method gptq --tokens 2048
 grep -q "go on with: pennyweight quantize .*--resume" "$WORK/stderr" ||
   fail "no command to resume: $(cat "$WORK/stderr")"
@@ -83,6 +98,20 @@ cp "$WORK/out/.gptq.gguf.pennyweight.journal" "$WORK/journal"
 printf 'damage' | dd of="$partial" bs=1 seek=1000000 conv=notrunc 2>/dev/null
 run quantize "$MODEL" -o "$WORK/out/gptq.gguf" --type q4_0 --method gptq --tokens 2048 --resume
 cmp "$WORK/whole/gptq.gguf" "$WORK/out/gptq.gguf" || fail "resumed on a damaged file: other bytes"
+# An input that is written to meanwhile: what was made of it gets no name.
+"$P" quantize "$WORK/other" -o "$WORK/out/torn.gguf" --type q4_0 --method gptq --tokens 2048 \
+  >/dev/null 2>"$WORK/stderr" &
+job=$!
+for _ in $(seq 500); do
+  [ -e "$WORK/out/.torn.gguf.pennyweight.journal" ] && break
+  sleep 0.01
+done
+touch -d '2002-02-02' "$WORK/other/model.safetensors"
+wait $job
+status=$?
+[ $status = 2 ] || fail "exit $status after the input changed"
+grep -q "the input changed while it was read" "$WORK/stderr" || fail "$(cat "$WORK/stderr")"
+[ ! -e "$WORK/out/torn.gguf" ] && ! beside | grep -q torn || fail "made of a changed input: $(beside)"
 # A journal with a torn end, and one of nonsense.
 stop file.gguf convert "$WORK/large" --dtype f16
 truncate -s -7 "$WORK/out/.file.gguf.pennyweight.journal"

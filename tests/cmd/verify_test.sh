@@ -65,7 +65,7 @@ poke "$WORK/f16.safetensors" $(($(offset_of "$WORK/f16.safetensors" $name) + 200
 "$P" convert "$WORK/f16.safetensors" -o "$WORK/f16as32.safetensors" --dtype f32 >/dev/null 2>&1
 found 0 "VAL-UPCAST-BF16 VAL-UPCAST-F16" "$WORK/f16as32.safetensors"
 
-# Scales: the fp16 of block 7 of a GGUF tensor.
+# U35. Scales: the fp16 of block 7 of a GGUF tensor.
 at=$(offset_of "$WORK/q4.gguf" model.layers.0.mlp.up_proj.weight)
 poke "$WORK/q4.gguf" $((at + 7 * 18)) '\x00\x7e'
 found 1 "QNT-SCALE-NONFINITE" "$WORK/q4.gguf"

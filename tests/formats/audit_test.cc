@@ -235,7 +235,7 @@ TEST_CASE("GGUF: block_count, layout and templates") {
   CHECK(RulesOf(AuditGgufBytes(model(2, 1, "{{ x.__globals__ }}", 0))) == Rules{"TPL-CODE"});
 }
 
-TEST_CASE("chat templates") {
+TEST_CASE("chat templates") {  // U39
   const auto rules = [](std::string_view text) { return RulesOf(AuditTemplate(text, "t")); };
   // The forms that good templates have.
   CHECK(rules("{% for message in messages %}{{ '<|' + message['role'] + '|>' }}{% endfor %}")

@@ -23,7 +23,7 @@ void WriteShards(const ScratchFolder& folder, const std::string& weight_map) {
                test::SafetensorsFile({{"a", "F32", {1, 2}, "01234567"}, {"b", "U8", {3}, "abc"}}));
   folder.Write("model-00002-of-00002.safetensors",
                test::SafetensorsFile({{"c", "F32", {2, 1}, "76543210"}}));
-  // total_size is far off, which is no error.
+  // S40: total_size is far off, which is no error (verify notes it: IDX-TOTAL-SIZE).
   folder.Write(kIndexName,
                fmt::format(R"({{"metadata": {{"total_size": 1}}, "weight_map": {}}})", weight_map));
 }

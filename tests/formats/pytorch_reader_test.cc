@@ -189,7 +189,7 @@ TEST_CASE("the state dict is found where training programs put it") {
                "N"});
   CHECK(names(PklDict({PklString("p"), parameter, PklString("s"), subclass, PklString("tied"),
                        a})) == List{"p", "tied", "s"});
-  // Python 2: byte strings, OrderedDict of pairs, _rebuild_tensor with four arguments.
+  // P35. Python 2: byte strings, OrderedDict of pairs, _rebuild_tensor with four arguments.
   const std::string py2 = PklCall(PklGlobal("torch._utils", "_rebuild_tensor"),
                                   {PklStorage("FloatStorage", "0", 4), PklInteger(0),
                                    test::PklIntegers({2, 2}), test::PklIntegers({2, 1})});
