@@ -46,13 +46,13 @@ struct Settings {
 Result<bool> WantsGguf(const Arguments& arguments, const std::string& output) {
   static constexpr std::string_view kFormats[] = {"safetensors", "gguf"};
   PW_ASSIGN(const auto to, arguments.OneOf("--to", kFormats));
-  const bool gguf = EndsWith(output, ".gguf");
+  const bool gguf = output.ends_with(".gguf");
   if (!to) return gguf;
   if (*to == "safetensors" && gguf) {
     return Error(ErrorCode::kUsage, "--to safetensors contradicts an output that ends in .gguf")
         .Hint("give -o model.safetensors, or a folder");
   }
-  if (*to == "gguf" && EndsWith(output, ".safetensors")) {
+  if (*to == "gguf" && output.ends_with(".safetensors")) {
     return Error(ErrorCode::kUsage, "--to gguf contradicts an output that ends in .safetensors")
         .Hint("give -o model.gguf");
   }
@@ -74,7 +74,7 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
         .Hint("give --to gguf, or leave --repack out: quantized weights are decoded");
   }
   PW_ASSIGN(s.shard_bytes, arguments.Size("--shard-size"));
-  if (s.shard_bytes && (s.options.gguf || EndsWith(s.output, ".safetensors"))) {
+  if (s.shard_bytes && (s.options.gguf || s.output.ends_with(".safetensors"))) {
     return Error(ErrorCode::kUsage, "--shard-size is for folders, and the output is one file")
         .Hint("give -o a folder, or leave --shard-size out");
   }
@@ -173,7 +173,7 @@ Status NoteLosses(const Settings& settings, const Model& model, Console* console
     }
     return OkStatus();
   }
-  if (EndsWith(settings.output, ".safetensors")) return OkStatus();
+  if (settings.output.ends_with(".safetensors")) return OkStatus();
   const bool has_config = model.directory.empty()
                               ? model.family != nullptr
                               : PathExists(JoinPath(model.directory, "config.json"));

@@ -34,7 +34,7 @@ Status JoinGguf(const Invocation& invocation, const SinkOptions& options) {
 
 Status JoinSafetensors(const Invocation& invocation, SinkOptions options) {
   PW_TRY(CheckOutput(options.path, {}, options.force, *options.model));
-  if (!EndsWith(options.path, ".safetensors")) {
+  if (!options.path.ends_with(".safetensors")) {
     PW_TRY(NoteLeftBehind(*options.model, &invocation.console));
   }
   options.shard_bytes = UINT64_MAX;
@@ -44,7 +44,7 @@ Status JoinSafetensors(const Invocation& invocation, SinkOptions options) {
 // The container does not change here.
 Status CheckSuffix(const std::string& path, std::string_view format) {
   const std::string_view other = format == "gguf" ? ".safetensors" : ".gguf";
-  if (!EndsWith(path, other)) return OkStatus();
+  if (!path.ends_with(other)) return OkStatus();
   return Error(ErrorCode::kUsage,
                fmt::format("the input is {}, the output ends in {}", format, other))
       .Hint("use `pennyweight convert` to change the container");
@@ -74,7 +74,7 @@ Result<int> RunJoin(const Invocation& invocation) {
     PW_TRY(JoinSafetensors(invocation, options));
   }
   // A name that looks like a shard's must not send the reader after the others.
-  const bool one_file = EndsWith(options.path, ".safetensors");
+  const bool one_file = options.path.ends_with(".safetensors");
   PW_ASSIGN(const Model output,
             one_file ? OpenSafetensors(options.path) : OpenStored(options.path));
   PW_TRY(PrintFiles(output, &invocation.console));

@@ -9,10 +9,6 @@
 
 namespace pennyweight {
 
-bool EndsWith(std::string_view text, std::string_view suffix) {
-  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 Result<std::string> OutputPath(std::string_view command, const Arguments& arguments) {
   const auto given = arguments.Get("--output");
   if (!given || given->empty()) {

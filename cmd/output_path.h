@@ -12,8 +12,6 @@
 
 namespace pennyweight {
 
-bool EndsWith(std::string_view text, std::string_view suffix);
-
 // --output without slashes at its end. Errors: kUsage with `pennyweight COMMAND INPUT -o
 // model.gguf` as the hint when there is none.
 Result<std::string> OutputPath(std::string_view command, const Arguments& arguments);

@@ -62,10 +62,10 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
     s.layout = *to == "gguf"                 ? Layout::kGguf
                : *to == "compressed-tensors" ? Layout::kCompressedTensors
                                              : Layout::kSafetensors;
-  } else if (EndsWith(s.output, ".safetensors")) {
+  } else if (s.output.ends_with(".safetensors")) {
     s.layout = Layout::kSafetensors;
   } else {
-    s.layout = EndsWith(s.output, ".gguf") ? Layout::kGguf : Layout::kCompressedTensors;
+    s.layout = s.output.ends_with(".gguf") ? Layout::kGguf : Layout::kCompressedTensors;
   }
   static constexpr std::string_view kMethods[] = {"auto", "minmax", "rtn", "gptq"};
   PW_ASSIGN(const auto method, arguments.OneOf("--method", kMethods));
@@ -279,9 +279,10 @@ Result<int> RunQuantize(const Invocation& invocation) {
   }
   for (const std::string& note : model.notes) console.Note("note: " + note);
   for (const auto& [name, count] : requantized) {
-    console.Note(fmt::format("warning: {} tensor{} {} quantized already ({}); that error is kept "
-                             "and adds up",
-                             count, count == 1 ? "" : "s", count == 1 ? "is" : "are", name));
+    console.Note(
+        fmt::format("warning: {} tensor{} {} quantized already ({}); that error is kept "
+                    "and adds up",
+                    count, count == 1 ? "" : "s", count == 1 ? "is" : "are", name));
   }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   PW_ASSIGN(const std::optional<Windows> windows,

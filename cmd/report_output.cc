@@ -12,11 +12,6 @@ namespace {
 
 constexpr size_t kRows = 64;
 
-bool EndsWith(const std::string& text, std::string_view suffix) {
-  return text.size() >= suffix.size() &&
-         std::string_view(text).substr(text.size() - suffix.size()) == suffix;
-}
-
 std::string LayerTable(const Report& report) {
   Table table{
       {"layer", "hidden error", "cosine", "rtn would give", "bits", "bytes", "worst tensor"},
@@ -75,7 +70,7 @@ std::string TensorTable(const Report& report, bool all) {
 
 Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
   for (const std::string& path : paths) {
-    if (!EndsWith(path, ".json") && !EndsWith(path, ".csv")) {
+    if (!path.ends_with(".json") && !path.ends_with(".csv")) {
       return Error(ErrorCode::kUsage,
                    fmt::format("--report writes .json and .csv, not \"{}\"", path))
           .Hint(fmt::format("use --report {}.json", path));
@@ -93,7 +88,7 @@ Status WriteReportFiles(const std::vector<std::string>& paths, const Report& rep
                         const Console& console, bool force) {
   for (const std::string& path : paths) {
     const std::string text =
-        EndsWith(path, ".csv") ? ReportToCsv(report) : console.Document(ReportToJson(report));
+        path.ends_with(".csv") ? ReportToCsv(report) : console.Document(ReportToJson(report));
     PW_ASSIGN(const std::unique_ptr<AtomicFile> file, AtomicFile::Create(path, text.size(), force));
     PW_TRY(file->WriteAt(0, text.data(), text.size()));
     PW_TRY(file->Seal());

@@ -27,7 +27,7 @@ Result<std::string> GgufPrefix(const std::string& output) {
         .InFile(output);
   }
   constexpr std::string_view kSuffix = ".gguf";
-  const bool suffix = EndsWith(output, kSuffix) && output.size() > kSuffix.size();
+  const bool suffix = output.ends_with(kSuffix) && output.size() > kSuffix.size();
   return suffix ? output.substr(0, output.size() - kSuffix.size()) : output;
 }
 
@@ -45,7 +45,7 @@ Status SplitGguf(const Invocation& invocation, SinkOptions options, std::string*
 }
 
 Status SplitSafetensors(const Invocation& invocation, const SinkOptions& options) {
-  if (EndsWith(options.path, ".safetensors") || EndsWith(options.path, ".gguf")) {
+  if (options.path.ends_with(".safetensors") || options.path.ends_with(".gguf")) {
     return Error(ErrorCode::kUsage, "safetensors shards go to a folder, and this names one file")
         .Hint("-o " + options.path.substr(0, options.path.rfind('.')));
   }

@@ -56,7 +56,7 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   s.strict = arguments.Has("--strict");
   s.force = arguments.Has("--force");
   for (const std::string& path : s.reports) {
-    if (!EndsWith(path, ".json") && !EndsWith(path, ".sarif") && !EndsWith(path, ".csv")) {
+    if (!path.ends_with(".json") && !path.ends_with(".sarif") && !path.ends_with(".csv")) {
       return Error(ErrorCode::kUsage,
                    fmt::format("--report writes .json, .sarif and .csv, not \"{}\"", path))
           .Hint(fmt::format("use --report {}.sarif", path));
@@ -258,9 +258,9 @@ Status WriteReports(const Settings& settings, const Findings& findings,
                     const std::optional<Error>& error, const Console& console) {
   for (const std::string& path : settings.reports) {
     std::string text;
-    if (EndsWith(path, ".sarif")) {
+    if (path.ends_with(".sarif")) {
       text = FindingsToSarif(findings, error ? &*error : nullptr, PENNYWEIGHT_VERSION);
-    } else if (EndsWith(path, ".csv")) {
+    } else if (path.ends_with(".csv")) {
       text = FindingsToCsv(findings);
     } else {
       text = console.Document(ResultJson(findings, error, settings.strict));

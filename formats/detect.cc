@@ -11,10 +11,6 @@ namespace {
 
 constexpr const char* kNothingKnown = "neither safetensors nor GGUF nor a PyTorch checkpoint";
 
-bool StartsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
 // Pickles of the protocols 2 to 5 begin so. Older ones look like text, and PyTorch wrote none.
 bool IsPickle(std::string_view head) {
   return head.size() >= 2 && head[0] == '\x80' && head[1] >= 2 && head[1] <= 5;
@@ -23,7 +19,7 @@ bool IsPickle(std::string_view head) {
 // Why a file of no known container is refused.
 Error Refusal(std::string_view head) {
   using std::literals::operator""sv;
-  if (StartsWith(head, "version https://git-lfs")) {
+  if (head.starts_with("version https://git-lfs")) {
     return Error(ErrorCode::kLfsPointer, "this is a git-lfs pointer, not the weights")
         .Hint("fetch the real file with `git lfs pull`");
   }
@@ -32,7 +28,7 @@ Error Refusal(std::string_view head) {
     return unknown("this is a tar archive (a checkpoint of PyTorch 0.1?), which is not read here")
         .Hint("load it in PyTorch 0.2 to 1.x and save it again, or give the model as safetensors");
   }
-  if (StartsWith(head, "PYTORCH1")) {
+  if (head.starts_with("PYTORCH1")) {
     return unknown("this is a checkpoint of a preview of PyTorch 1.0, which is not read here")
         .Hint("give the model as safetensors or GGUF");
   }
@@ -42,7 +38,7 @@ Error Refusal(std::string_view head) {
   std::string lower(head);
   std::transform(lower.begin(), lower.end(), lower.begin(),
                  [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  if (lower.find("<html") != std::string::npos || StartsWith(lower, "<!doctype")) {
+  if (lower.find("<html") != std::string::npos || lower.starts_with("<!doctype")) {
     return unknown("this is an HTML page (a failed download?)").Hint("download the file again");
   }
   return unknown(kNothingKnown);
@@ -62,7 +58,7 @@ bool IsCompressedArchive(std::string_view head) {
       "Rar!\x1A\x07"sv,
   };
   return std::any_of(std::begin(kMarks), std::end(kMarks),
-                     [&](std::string_view mark) { return StartsWith(head, mark); });
+                     [&](std::string_view mark) { return head.starts_with(mark); });
 }
 
 const char* FormatName(FileFormat format) {
@@ -84,8 +80,8 @@ Result<FileFormat> DetectFormat(const std::string& path) {
   const uint64_t n = std::min<uint64_t>(sizeof(head), file.size());
   PW_TRY(file.ReadAt(0, head, n));
   const std::string_view text(head, n);
-  if (StartsWith(text, "GGUF")) return FileFormat::kGguf;
-  if (StartsWith(text, "PK\3\4") || IsPickle(text)) return FileFormat::kPytorch;
+  if (text.starts_with("GGUF")) return FileFormat::kGguf;
+  if (text.starts_with("PK\3\4") || IsPickle(text)) return FileFormat::kPytorch;
   // safetensors: u64 header length, then JSON; a length that lies is for the reader to report.
   if (n >= 9) {
     const std::string_view rest = text.substr(8);

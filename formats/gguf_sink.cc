@@ -21,14 +21,6 @@
 namespace pennyweight {
 namespace {
 
-bool StartsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
-bool EndsWith(std::string_view text, std::string_view suffix) {
-  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 // An announced tensor in the file.
 struct Placement {
   static constexpr size_t kDropped = SIZE_MAX;
@@ -101,7 +93,7 @@ class GgufSink : public TensorSink {
     header_.AddU32("general.file_type", options_.gguf_file_type);
     header_.AddU32("general.quantization_version", 2);
     for (const auto& [key, value] : options_.provenance) {
-      const std::string full = StartsWith(key, "pennyweight.") ? key : "pennyweight." + key;
+      const std::string full = key.starts_with("pennyweight.") ? key : "pennyweight." + key;
       if (!header_.Has(full)) header_.AddString(full, value);
     }
     if (!inputs_.empty()) CopyKeys(inputs_.front(), "");
@@ -131,8 +123,8 @@ class GgufSink : public TensorSink {
   void CopyKeys(const GgufFile& input, std::string_view prefix) {
     for (const GgufEntry& entry : input.entries()) {
       const std::string& key = entry.key;
-      if (!StartsWith(key, prefix) || header_.Has(key) || key == "general.alignment" ||
-          StartsWith(key, "split.") || StartsWith(key, "pennyweight.")) {
+      if (!key.starts_with(prefix) || header_.Has(key) || key == "general.alignment" ||
+          key.starts_with("split.") || key.starts_with("pennyweight.")) {
         continue;
       }
       header_.AddCopy(input, entry);
@@ -147,7 +139,7 @@ class GgufSink : public TensorSink {
       if (family_ != nullptr) places[i] = PlaceOfHf(*family_, tensors_[i].name);
       const bool known = places[i].rule != nullptr;
       // A table of frequencies that rope_theta gives: old checkpoints hold it, GGUF does not.
-      if (!known && EndsWith(tensors_[i].name, ".rotary_emb.inv_freq")) continue;
+      if (!known && tensors_[i].name.ends_with(".rotary_emb.inv_freq")) continue;
       if (!known && inputs_.empty()) {
         return Error(ErrorCode::kUnsupported,
                      "GGUF has no name for this tensor of the family " + std::string(family_->name))

@@ -9,14 +9,6 @@
 namespace pennyweight {
 namespace {
 
-bool StartsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
-bool EndsWith(std::string_view text, std::string_view suffix) {
-  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 std::string Upper(std::string_view text) {
   std::string upper(text);
   std::transform(upper.begin(), upper.end(), upper.begin(),
@@ -47,17 +39,17 @@ constexpr std::array<std::string_view, 6> kCopiedPrefixes = {
 
 bool IsCopied(std::string_view name) {
   if (std::find(kCopiedNames.begin(), kCopiedNames.end(), name) != kCopiedNames.end()) return true;
-  if (EndsWith(name, ".tiktoken")) return true;
+  if (name.ends_with(".tiktoken")) return true;
   const std::string upper = Upper(name);
   return std::any_of(kCopiedPrefixes.begin(), kCopiedPrefixes.end(),
-                     [&](std::string_view prefix) { return StartsWith(upper, prefix); });
+                     [&](std::string_view prefix) { return upper.starts_with(prefix); });
 }
 
 // Written anew rather than copied.
 bool IsRewritten(std::string_view name) {
-  return name == "config.json" || EndsWith(name, ".safetensors") ||
-         EndsWith(name, ".safetensors.index.json") || name == "pytorch_model.bin.index.json" ||
-         (StartsWith(name, "pytorch_model") && EndsWith(name, ".bin"));
+  return name == "config.json" || name.ends_with(".safetensors") ||
+         name.ends_with(".safetensors.index.json") || name == "pytorch_model.bin.index.json" ||
+         (name.starts_with("pytorch_model") && name.ends_with(".bin"));
 }
 
 Json RopeScalingConfig(const RopeScaling& rope) {
@@ -159,7 +151,7 @@ Result<CompanionFiles> ListCompanionFiles(const std::string& directory) {
   PW_ASSIGN(const std::vector<std::string> names, ListDirectory(directory));
   CompanionFiles files;
   for (const std::string& name : names) {
-    if (EndsWith(name, ".py")) {
+    if (name.ends_with(".py")) {
       files.code.push_back(name);
     } else if (IsCopied(name)) {
       files.copied.push_back(name);
@@ -172,7 +164,8 @@ Result<CompanionFiles> ListCompanionFiles(const std::string& directory) {
 
 Result<std::string> OutputConfig(const Model& model, const ConfigChanges& changes) {
   PW_ASSIGN(const Json config, InputConfig(model));
-  // An input's quantized tensors were decoded when none is announced: its own claim is then no longer true.
+  // An input's quantized tensors were decoded when none is announced: its own claim is then no
+  // longer true.
   const bool drop = changes.quantization_config.has_value() || HasQuantizedTensors(model);
   Json out = Json::Object();
   for (const auto& [key, value] : config.members()) {

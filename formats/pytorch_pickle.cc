@@ -31,12 +31,8 @@ constexpr size_t kBuffersLeftOut = 1 << 16;
 constexpr uint64_t kTensorCharge = 1024;
 constexpr uint64_t kNameCopies = 6;
 
-bool StartsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
 // Adam's moments have the shapes of the weights, but are none.
-bool IsOptimizer(std::string_view name) { return StartsWith(name, "optim"); }
+bool IsOptimizer(std::string_view name) { return name.starts_with("optim"); }
 
 // A value in a dict; keys become text when they are needed.
 struct Child {

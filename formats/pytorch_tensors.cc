@@ -73,16 +73,12 @@ constexpr std::array<TorchDType, 20> kDTypes = {{
 constexpr std::string_view kRebuild = "torch._utils._rebuild_";
 constexpr int kWrappers = 8;  // of one tensor: Parameter, subclass
 
-bool StartsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
 // "FloatStorage" of "torch.FloatStorage", "torch.cuda.FloatStorage", "torch.storage.FloatStorage".
 std::string_view StorageTypeName(std::string_view global) {
-  if (!StartsWith(global, "torch.")) return {};
+  if (!global.starts_with("torch.")) return {};
   global.remove_prefix(6);
   for (const std::string_view part : {"cuda.", "storage."}) {
-    if (StartsWith(global, part)) global.remove_prefix(part.size());
+    if (global.starts_with(part)) global.remove_prefix(part.size());
   }
   return global;
 }
@@ -124,7 +120,7 @@ Result<Rebuild> Unwrap(const Pickle& pickle, PickleId id) {
       rebuild.function = pickle.GlobalName(a[0]);
       rebuild.arguments = pickle.items(a[2]);
     }
-    if (!StartsWith(rebuild.function, "torch._utils._rebuild_parameter")) return rebuild;
+    if (!rebuild.function.starts_with("torch._utils._rebuild_parameter")) return rebuild;
     if (rebuild.arguments.empty()) {
       return Malformed(fmt::format("{} has no arguments", rebuild.function));
     }

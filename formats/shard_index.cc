@@ -122,13 +122,9 @@ Result<WeightFiles> ParseIndex(const std::string& directory, const std::string& 
   return files;
 }
 
-bool EndsWith(std::string_view text, std::string_view suffix) {
-  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
-}
-
 Error NoWeights(const std::vector<std::string>& names, const std::string& directory) {
   for (const std::string& name : names) {
-    if (EndsWith(name, ".bin") || EndsWith(name, ".pt") || EndsWith(name, ".pth")) {
+    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) {
       return Error(ErrorCode::kUnknownFormat,
                    fmt::format("the folder has neither safetensors nor {} nor its index",
                                kPytorchSingle))
@@ -138,7 +134,7 @@ Error NoWeights(const std::vector<std::string>& names, const std::string& direct
     }
   }
   for (const std::string& name : names) {
-    if (!EndsWith(name, ".gguf")) continue;
+    if (!name.ends_with(".gguf")) continue;
     return Error(ErrorCode::kUnknownFormat, "the folder has GGUF files, not safetensors")
         .Hint(fmt::format("give the file itself: {}", JoinPath(directory, name)))
         .InFile(directory);
@@ -171,7 +167,7 @@ Result<WeightFiles> FindWeightFiles(const std::string& directory) {
   if (!files.paths.empty()) return files;
   PW_ASSIGN(std::vector<std::string> names, ListDirectory(directory));
   for (const std::string& name : names) {
-    if (EndsWith(name, ".safetensors")) files.paths.push_back(JoinPath(directory, name));
+    if (name.ends_with(".safetensors")) files.paths.push_back(JoinPath(directory, name));
   }
   if (files.paths.size() > 1) {
     return Error(ErrorCode::kShardMissing,

@@ -11,7 +11,7 @@ namespace pennyweight {
 // Decodes one block (TraitsOf(type).bytes at `block`) to TraitsOf(type).elements floats.
 using BlockDecoder = void (*)(const uint8_t* block, float* out);
 
-// nullptr where the type is not implemented.
+// nullptr for a type without a decoder.
 BlockDecoder FindBlockDecoder(BlockType type);
 
 void DecodeQ4_0(const uint8_t* block, float* out);
