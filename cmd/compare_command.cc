@@ -15,7 +15,6 @@
 #include "cmd/open_model.h"
 #include "cmd/report_output.h"
 #include "lib/nearest.h"
-#include "lib/peak_rss.h"
 #include "quant/codec.h"
 
 namespace pennyweight {
@@ -243,13 +242,9 @@ Result<int> RunCompare(const Invocation& invocation) {
   }
   SummariseTensors(&report);
   for (const TensorReport& t : report.tensors) report.totals.bytes_out += t.bytes;
-  report.totals.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  report.totals.peak_rss_bytes = PeakRssBytes();
+  FinishTotals(start, &report);
   PW_ASSIGN(const std::vector<std::string> findings, CheckThresholds(report, &thresholds));
-  PW_TRY(WriteReportFiles(reports, report, console, arguments.Has("--force")));
-  console.Print(ReportTables(report, console.verbose()));
-  console.PrintResult(console.json() ? ReportToJson(report) : std::string());
+  PW_TRY(PublishReport(reports, report, arguments.Has("--force"), &console));
   for (const std::string& finding : findings) console.Note(finding);
   return findings.empty() ? kExitDone : kExitFound;
 }

@@ -16,7 +16,6 @@
 #include "cmd/report_output.h"
 #include "formats/sinks.h"
 #include "lib/file.h"
-#include "lib/peak_rss.h"
 
 namespace pennyweight {
 namespace {
@@ -264,13 +263,9 @@ Result<int> RunConvert(const Invocation& invocation) {
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
   report.totals.bytes_out = sink->TotalBytes();
-  report.totals.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  report.totals.peak_rss_bytes = PeakRssBytes();
-  PW_TRY(WriteReportFiles(settings.reports, report, console, settings.force));
-  console.Print(ReportTables(report, console.verbose()));
+  FinishTotals(start, &report);
+  PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report) + Decoded(model, choices));
-  console.PrintResult(console.json() ? ReportToJson(report) : std::string());
   return kExitDone;
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "lib/file.h"
+#include "lib/peak_rss.h"
 
 namespace pennyweight {
 namespace {
@@ -66,24 +67,6 @@ std::string TensorTable(const Report& report, bool all) {
   return table.ToString() + tail + Fallbacks(report);
 }
 
-}  // namespace
-
-Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
-  for (const std::string& path : paths) {
-    if (!path.ends_with(".json") && !path.ends_with(".csv")) {
-      return Error(ErrorCode::kUsage,
-                   fmt::format("--report writes .json and .csv, not \"{}\"", path))
-          .Hint(fmt::format("use --report {}.json", path));
-    }
-    if (!force && PathExists(path)) {
-      return Error(ErrorCode::kOutputExists, "the report file exists")
-          .Hint("give another name, or --force")
-          .InFile(path);
-    }
-  }
-  return OkStatus();
-}
-
 Status WriteReportFiles(const std::vector<std::string>& paths, const Report& report,
                         const Console& console, bool force) {
   for (const std::string& path : paths) {
@@ -103,6 +86,38 @@ std::string ReportTables(const Report& report, bool all) {
                                     [](const LayerReport& l) { return l.bytes > 0; });
   if (measured) out += "\n" + LayerTable(report);
   return out;
+}
+
+}  // namespace
+
+Status CheckReportFiles(const std::vector<std::string>& paths, bool force) {
+  for (const std::string& path : paths) {
+    if (!path.ends_with(".json") && !path.ends_with(".csv")) {
+      return Error(ErrorCode::kUsage,
+                   fmt::format("--report writes .json and .csv, not \"{}\"", path))
+          .Hint(fmt::format("use --report {}.json", path));
+    }
+    if (!force && PathExists(path)) {
+      return Error(ErrorCode::kOutputExists, "the report file exists")
+          .Hint("give another name, or --force")
+          .InFile(path);
+    }
+  }
+  return OkStatus();
+}
+
+void FinishTotals(std::chrono::steady_clock::time_point start, Report* report) {
+  report->totals.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report->totals.peak_rss_bytes = PeakRssBytes();
+}
+
+Status PublishReport(const std::vector<std::string>& paths, const Report& report, bool force,
+                     Console* console) {
+  PW_TRY(WriteReportFiles(paths, report, *console, force));
+  console->Print(ReportTables(report, console->verbose()));
+  console->PrintResult(console->json() ? ReportToJson(report) : std::string());
+  return OkStatus();
 }
 
 }  // namespace pennyweight

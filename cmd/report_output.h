@@ -1,6 +1,7 @@
 // The report of quantize and compare: tables for people, documents for --json and --report.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -12,11 +13,12 @@ namespace pennyweight {
 
 // Errors: kUsage for a --report file of an unknown kind; kOutputExists. Called before any work.
 Status CheckReportFiles(const std::vector<std::string>& paths, bool force);
-// .json: the document of --json; .csv: ReportToCsv.
-Status WriteReportFiles(const std::vector<std::string>& paths, const Report& report,
-                        const Console& console, bool force);
+// Fills totals.seconds, since `start`, and totals.peak_rss_bytes.
+void FinishTotals(std::chrono::steady_clock::time_point start, Report* report);
 
-// Tables of layers and tensors; with `all` every tensor, else at most the 64 worst.
-std::string ReportTables(const Report& report, bool all);
+// Writes the files of --report (.json: the document of --json; .csv: ReportToCsv), and prints the
+// tables of layers and tensors (without --verbose at most the 64 worst) or that document.
+Status PublishReport(const std::vector<std::string>& paths, const Report& report, bool force,
+                     Console* console);
 
 }  // namespace pennyweight
