@@ -1,20 +1,14 @@
-// Factories of the grids, one per family of types; MakeGrid chooses.
+// Factories of the grids, one per family of types; MakeGrid chooses. Each returns nullptr for a
+// type that is not of its family.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 
 #include "quant/grid.h"
 
 namespace pennyweight {
 
-// Q4_0 Q4_1 Q5_0 Q5_1 Q8_0.
-std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type);
-// Q2_K Q4_K Q5_K: sub-blocks with a scale and a minimum.
-std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type);
-// Q3_K Q6_K: sub-blocks with a signed scale.
-std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type);
-// Integer codes in groups of group_size columns, or of the whole row of `cols`.
-std::unique_ptr<BlockGrid> MakeIntegerGrid(const IntegerSpec& spec, int64_t cols);
+// Q4_0 Q5_0 Q8_0.
+std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
 
 }  // namespace pennyweight

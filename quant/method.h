@@ -18,7 +18,7 @@ namespace pennyweight {
 // Errors: kNonFinite, naming row and column, when a weight is NaN or infinite.
 Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
                    int64_t cols, std::span<const float> importance, ScaleSearch search,
-                   EncodedTensor* out);
+                   EncodedTensor* out, Effort effort = Effort::kNormal);
 
 // The factor of a damped Hessian, shared by all linears that read the same input.
 struct HessianFactor {
@@ -32,6 +32,7 @@ struct HessianFactor {
 // Frantar et al. 2022 (arXiv 2210.17323); the equivalent form is QuIP's LDLQ (arXiv 2307.13304).
 // Errors: as QuantizeRtn. Precondition: MakeGrid(encoding, cols) exists and factor.k == cols.
 Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
-                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out);
+                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out,
+                    Effort effort = Effort::kNormal);
 
 }  // namespace pennyweight

@@ -11,20 +11,15 @@
 namespace pennyweight {
 
 Status CheckFiniteRow(const float* w, int64_t cols, int64_t row) {
-  for (int64_t c = 0; c < cols; ++c) {
-    if (!std::isfinite(w[c])) {
-      return Error(ErrorCode::kNonFinite, std::string(std::isnan(w[c]) ? "NaN" : "infinity") +
-                                              " at row " + std::to_string(row) + ", column " +
-                                              std::to_string(c))
-          .Hint("list all such values with: pennyweight verify INPUT");
-    }
-  }
-  return OkStatus();
+  const int64_t c = FindNonFinite(w, cols);
+  if (c < 0) return OkStatus();
+  return Error(ErrorCode::kNonFinite, std::string(std::isnan(w[c]) ? "NaN" : "infinity") +
+                                          " at row " + std::to_string(row) + ", column " +
+                                          std::to_string(c))
+      .Hint("list all such values with: pennyweight verify INPUT");
 }
 
 namespace {
-
-constexpr int64_t kRowsPerTask = 16;
 
 Status CastRows(const Context& context, const float* w, int64_t rows, int64_t cols,
                 EncodedTensor* out) {
@@ -38,36 +33,76 @@ Status CastRows(const Context& context, const float* w, int64_t rows, int64_t co
   });
 }
 
+constexpr int64_t kRowsPerTask = 4 * kLanes;
+
+// Columns whose weights are turned into lanes together: long enough that a row is read in runs.
+constexpr int64_t kPanel = 256;
+
+// One task's buffers: kLanes rows, panel after panel.
+class LaneRows {
+ public:
+  LaneRows(const Encoding& encoding, int64_t cols, Effort effort)
+      : grid_(MakeGrid(encoding, cols, effort)),
+        panel_(std::max(grid_->block(), std::min(cols, kPanel / grid_->block() * grid_->block()))),
+        lanes_(panel_ * kLanes),
+        packed_(static_cast<size_t>(grid_->packed_bytes() * kLanes)) {}
+
+  // h[cols]: NormalizeImportance of each block.
+  void Encode(const float* w, int64_t row, int64_t count, const float* h, ScaleSearch search,
+              EncodedTensor* out) {
+    const int64_t width = grid_->block();
+    for (int64_t c0 = 0; c0 < out->cols; c0 += panel_) {
+      const int64_t n = std::min(panel_, out->cols - c0);
+      LoadLanes(w + row * out->cols + c0, out->cols, count, n, lanes_.data());
+      for (int64_t c = 0; c < n; c += width) {
+        grid_->Encode(lanes_.data() + c * kLanes, h + c0 + c, search, packed_.data());
+        for (int64_t l = 0; l < count; ++l) {
+          StorePacked(packed_.data() + l * grid_->packed_bytes(), row + l, (c0 + c) / width, out);
+        }
+      }
+    }
+  }
+
+ private:
+  std::unique_ptr<BlockGrid> grid_;
+  int64_t panel_;
+  LaneArray<float> lanes_;
+  std::vector<uint8_t> packed_;
+};
+
 }  // namespace
+
+std::vector<float> BlockImportance(std::span<const float> importance, int64_t cols, int64_t width) {
+  std::vector<float> h(static_cast<size_t>(cols));
+  for (int64_t c = 0; c < cols; c += width) {
+    const auto at = static_cast<size_t>(c);
+    NormalizeImportance(
+        importance.empty() ? importance : importance.subspan(at, static_cast<size_t>(width)), width,
+        h.data() + at);
+  }
+  return h;
+}
 
 Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
                    int64_t cols, std::span<const float> importance, ScaleSearch search,
-                   EncodedTensor* out) {
+                   EncodedTensor* out, Effort effort) {
   const bool plain = encoding.kind == Encoding::Kind::kPlain && IsFloatDType(encoding.dtype);
-  if (!plain && MakeGrid(encoding, cols) == nullptr) {
+  const auto probe = plain ? nullptr : MakeGrid(encoding, cols, effort);
+  if (!plain && probe == nullptr) {
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
                                               " columns cannot be written as " + encoding.Name());
   }
   *out = EncodedTensor::Allocate(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
+  const std::vector<float> h = BlockImportance(importance, cols, probe->block());
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
-    const auto grid = MakeGrid(encoding, cols);
-    const int64_t width = grid->block();
+    LaneRows lanes(encoding, cols, effort);
     const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
-    for (int64_t r = task * kRowsPerTask; r < end; ++r) {
-      const float* row = w + r * cols;
-      PW_TRY(CheckFiniteRow(row, cols, r));
-      for (int64_t b = 0; b < cols / width; ++b) {
-        const auto n = static_cast<size_t>(width);
-        const float* block = row + b * width;
-        const auto weights = importance.empty()
-                                 ? std::span<const float>()
-                                 : importance.subspan(static_cast<size_t>(b * width), n);
-        grid->BeginBlock({block, n}, weights, search);
-        for (int64_t i = 0; i < width; ++i) grid->Round(i, block[i]);
-        grid->Pack(out, r, b);
-      }
+    for (int64_t r = task * kRowsPerTask; r < end; r += kLanes) {
+      const int64_t count = std::min(kLanes, end - r);
+      for (int64_t l = r; l < r + count; ++l) PW_TRY(CheckFiniteRow(w + l * cols, cols, l));
+      lanes.Encode(w, r, count, h.data(), search, out);
     }
     return OkStatus();
   });

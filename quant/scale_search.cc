@@ -68,21 +68,6 @@ FitBlock::FitBlock(int64_t n)
       h_(static_cast<size_t>(padded_)),
       hx_(static_cast<size_t>(padded_)) {}
 
-double NormalizeImportance(std::span<const float> importance, int64_t n, float* out) {
-  double sum = 0;
-  for (const float v : importance) sum += std::max(v, 0.0f);
-  if (importance.empty() || !std::isfinite(sum) || !(sum > 0)) {
-    std::fill(out, out + n, 1.0f);
-    return 1.0;
-  }
-  const double mean = sum / static_cast<double>(n);
-  for (int64_t i = 0; i < n; ++i) {
-    const double relative = std::max(importance[static_cast<size_t>(i)], 0.0f) / mean;
-    out[i] = static_cast<float>((relative + 1e-3) / (1 + 1e-3));
-  }
-  return mean;
-}
-
 void FitBlock::Load(std::span<const float> w, std::span<const float> importance) {
   float amax = 0;
   for (int64_t i = 0; i < n_; ++i) amax = std::max(amax, std::abs(w[static_cast<size_t>(i)]));

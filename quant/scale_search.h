@@ -12,14 +12,10 @@
 #include <vector>
 
 #include "lib/dtype.h"
+#include "quant/lanes.h"
 #include "quant/scale_kernels.h"
 
 namespace pennyweight {
-
-// Importance scaled to a mean of one; all ones when it is empty, not finite or nowhere positive.
-// Columns of no importance keep a thousandth of the mean, so that what calibration has never seen
-// is not clipped without bound. Returns the mean that was divided out. out[n].
-double NormalizeImportance(std::span<const float> importance, int64_t n, float* out);
 
 // One block's weights with importance, zero-padded to a multiple of 8.
 class FitBlock {

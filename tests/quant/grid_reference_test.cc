@@ -8,6 +8,7 @@
 #include "quant/codec.h"
 #include "quant/grid.h"
 #include "tests/quant/matrices.h"
+#include "tests/quant/one_row.h"
 
 namespace pennyweight {
 namespace {
@@ -201,7 +202,7 @@ double ReferenceLegacy(const Floats& x, const Floats& w, int levels) {
 }
 
 double Ours(BlockType type, const Floats& x, const Floats& w) {
-  const auto grid = MakeGrid(Encoding::Block(type), 256);
+  const auto grid = MakeRow(Encoding::Block(type), 256);
   const auto n = static_cast<size_t>(grid->block());
   double error = 0;
   for (size_t b = 0; b < 256; b += n) {

@@ -8,17 +8,18 @@
 
 #include "quant/codec.h"
 #include "tests/quant/matrices.h"
+#include "tests/quant/one_row.h"
 
 namespace pennyweight {
 namespace {
 
 int64_t Columns(const Encoding& encoding) {
-  const auto grid = MakeGrid(encoding, 256);
+  const auto grid = MakeRow(encoding, 256);
   return grid->block() * 2 > 256 ? 256 : grid->block() * 2;
 }
 
 // One row through a grid; values as Round returned them.
-std::vector<float> CodeRow(BlockGrid* grid, const std::vector<float>& w, ScaleSearch search,
+std::vector<float> CodeRow(OneRow* grid, const std::vector<float>& w, ScaleSearch search,
                            const std::vector<float>& importance, EncodedTensor* out) {
   std::vector<float> values;
   const int64_t width = grid->block();
@@ -26,8 +27,11 @@ std::vector<float> CodeRow(BlockGrid* grid, const std::vector<float>& w, ScaleSe
     const auto at = static_cast<size_t>(b * width), n = static_cast<size_t>(width);
     const std::span<const float> h(importance);
     grid->BeginBlock({w.data() + at, n}, h.empty() ? h : h.subspan(at, n), search);
-    for (int64_t i = 0; i < width; ++i) {
-      values.push_back(grid->Round(i, w[at + static_cast<size_t>(i)]));
+    for (int64_t i = 0; i < width; i += grid->unit()) {
+      const auto unit = static_cast<size_t>(grid->unit());
+      for (const float v : grid->Round(i, {w.data() + at + static_cast<size_t>(i), unit})) {
+        values.push_back(v);
+      }
     }
     grid->Pack(out, 0, b);
   }
@@ -48,7 +52,7 @@ TEST_CASE("Round returns what a reader of the packed bytes sees, bit for bit") {
   for (const GridCase& c : GridCases()) {
     CAPTURE(c.encoding.Name());
     const int64_t cols = Columns(c.encoding);
-    const auto grid = MakeGrid(c.encoding, cols);
+    const auto grid = MakeRow(c.encoding, cols);
     for (const float size : {0.05f, 1e-6f, 1e-30f, 3000.0f, 1e30f}) {
       CAPTURE(size);
       for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kSearch}) {
@@ -70,7 +74,7 @@ TEST_CASE("the search beats min/max, weighted or not, and each code is the neare
   for (const GridCase& c : GridCases()) {
     CAPTURE(c.encoding.Name());
     const int64_t cols = Columns(c.encoding);
-    const auto grid = MakeGrid(c.encoding, cols);
+    const auto grid = MakeRow(c.encoding, cols);
     double plain[2] = {}, weighted[2] = {};
     for (uint32_t seed = 0; seed < 12; ++seed) {
       const std::vector<float> w = RandomWeights(cols, seed);
@@ -96,7 +100,7 @@ TEST_CASE("the search beats min/max, weighted or not, and each code is the neare
 
 TEST_CASE("the symmetric search comes within a thousandth of an exhaustive one") {
   const Encoding encoding = Encoding::Block(BlockType::kQ4_0);
-  const auto grid = MakeGrid(encoding, 32);
+  const auto grid = MakeRow(encoding, 32);
   double ours = 0, best_of_all = 0;
   for (uint32_t seed = 0; seed < 30; ++seed) {
     const std::vector<float> w = RandomWeights(32, seed);
@@ -124,13 +128,13 @@ TEST_CASE("min/max of the plain types is the formats' reference choice") {
   const float top = *std::max_element(w.begin(), w.end(),
                                       [](float a, float b) { return std::abs(a) < std::abs(b); });
   EncodedTensor out = EncodedTensor::Allocate(Encoding::Block(BlockType::kQ4_0), 1, 32);
-  CodeRow(MakeGrid(out.encoding, 32).get(), w, ScaleSearch::kMinMax, {}, &out);
+  CodeRow(MakeRow(out.encoding, 32).get(), w, ScaleSearch::kMinMax, {}, &out);
   const uint16_t d = static_cast<uint16_t>(out.data[0] | out.data[1] << 8);
   CHECK(d == F32ToF16(top / -8));
 
   const Encoding int4 = Encoding::Integer(Ints(4, 32, true, DType::kF32));
   EncodedTensor ints = EncodedTensor::Allocate(int4, 1, 32);
-  CodeRow(MakeGrid(int4, 32).get(), w, ScaleSearch::kMinMax, {}, &ints);
+  CodeRow(MakeRow(int4, 32).get(), w, ScaleSearch::kMinMax, {}, &ints);
   float scale = 0;
   std::memcpy(&scale, ints.scales.data(), 4);
   CHECK(scale == doctest::Approx(std::abs(top) / 7.5f));
@@ -140,7 +144,7 @@ TEST_CASE("zero blocks, and importance that says nothing") {
   for (const GridCase& c : GridCases()) {
     CAPTURE(c.encoding.Name());
     const int64_t cols = Columns(c.encoding);
-    const auto grid = MakeGrid(c.encoding, cols);
+    const auto grid = MakeRow(c.encoding, cols);
     const auto n = static_cast<size_t>(cols);
     EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
     for (const float v :
@@ -179,7 +183,7 @@ TEST_CASE("one value, constant blocks and single signs are represented well") {
   for (const GridCase& c : GridCases()) {
     CAPTURE(c.encoding.Name());
     const int64_t cols = Columns(c.encoding);
-    const auto grid = MakeGrid(c.encoding, cols);
+    const auto grid = MakeRow(c.encoding, cols);
     EncodedTensor out = EncodedTensor::Allocate(c.encoding, 1, cols);
     for (const float value : {0.3f, -0.3f}) {
       const std::vector<float> w(static_cast<size_t>(cols), value);
@@ -197,7 +201,7 @@ TEST_CASE("one value, constant blocks and single signs are represented well") {
 TEST_CASE("BeginSubBlock fits the new weights without touching other sub-blocks") {
   for (const BlockType type :
        {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K, BlockType::kQ5_K, BlockType::kQ6_K}) {
-    const auto grid = MakeGrid(Encoding::Block(type), 256);
+    const auto grid = MakeRow(Encoding::Block(type), 256);
     CAPTURE(TraitsOf(type).name);
     REQUIRE(grid->sub_block() < grid->block());
     const auto sub = static_cast<size_t>(grid->sub_block());
@@ -229,13 +233,13 @@ TEST_CASE("BeginSubBlock fits the new weights without touching other sub-blocks"
 }
 
 TEST_CASE("MakeGrid refuses what has no grid") {
-  CHECK(MakeGrid(Encoding::Plain(DType::kF16), 256) == nullptr);
-  CHECK(MakeGrid(Encoding::Block(BlockType::kIQ2_XS), 256) == nullptr);
-  CHECK(MakeGrid(Encoding::Block(BlockType::kQ4_0), 172) == nullptr);
-  CHECK(MakeGrid(Encoding::Block(BlockType::kQ4_K), 128) == nullptr);
-  CHECK(MakeGrid(Encoding::Integer(Ints(4, 128, true, DType::kF16)), 172) == nullptr);
-  CHECK(MakeGrid(Encoding::Integer(Ints(4, 32, true, DType::kI8)), 64) == nullptr);
-  CHECK(MakeGrid(Encoding::Integer(Ints(4, 0, true, DType::kF16)), 172) != nullptr);
+  CHECK(MakeRow(Encoding::Plain(DType::kF16), 256) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kIQ2_XS), 256) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kQ4_0), 172) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kQ4_K), 128) == nullptr);
+  CHECK(MakeRow(Encoding::Integer(Ints(4, 128, true, DType::kF16)), 172) == nullptr);
+  CHECK(MakeRow(Encoding::Integer(Ints(4, 32, true, DType::kI8)), 64) == nullptr);
+  CHECK(MakeRow(Encoding::Integer(Ints(4, 0, true, DType::kF16)), 172) != nullptr);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
-#include "quant/grid_types.h"
+#include "quant/row_grids.h"
 #include "quant/kquants_pack.h"
 #include "quant/scale_search.h"
 
@@ -40,10 +40,10 @@ struct SubChoice {
   double error = 0;
 };
 
-class AffineKGrid final : public BlockGrid {
+class AffineKGrid final : public RowGrid {
  public:
   AffineKGrid(BlockType type, int64_t sub, int levels, int top)
-      : BlockGrid(kSuper, sub),
+      : RowGrid(kSuper, sub),
         type_(type),
         count_(static_cast<size_t>(kSuper / sub)),
         levels_(static_cast<float>(levels)),
@@ -301,7 +301,7 @@ class AffineKGrid final : public BlockGrid {
 
 }  // namespace
 
-std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type) {
+std::unique_ptr<RowGrid> MakeAffineKRowGrid(BlockType type) {
   switch (type) {
     case BlockType::kQ2_K:
       return std::make_unique<AffineKGrid>(type, 16, 3, 15);

@@ -5,16 +5,16 @@
 #include <vector>
 
 #include "lib/dtype.h"
-#include "quant/grid_types.h"
+#include "quant/row_grids.h"
 #include "quant/scale_search.h"
 
 namespace pennyweight {
 namespace {
 
-class IntegerGrid final : public BlockGrid {
+class IntegerGrid final : public RowGrid {
  public:
   IntegerGrid(const IntegerSpec& spec, int64_t width)
-      : BlockGrid(width, width),
+      : RowGrid(width, width),
         spec_(spec),
         lo_(-(1 << (spec.bits - 1))),
         hi_((1 << (spec.bits - 1)) - 1),
@@ -106,7 +106,7 @@ class IntegerGrid final : public BlockGrid {
 
 }  // namespace
 
-std::unique_ptr<BlockGrid> MakeIntegerGrid(const IntegerSpec& spec, int64_t cols) {
+std::unique_ptr<RowGrid> MakeIntegerRowGrid(const IntegerSpec& spec, int64_t cols) {
   if (spec.bits < 2 || spec.bits > 8 || !IsFloatDType(spec.scale_dtype) || spec.act_order) {
     return nullptr;
   }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
-#include "quant/grid_types.h"
+#include "quant/row_grids.h"
 #include "quant/kquants_pack.h"
 #include "quant/scale_search.h"
 
@@ -34,11 +34,11 @@ struct SubChoice {
   double error = 0;
 };
 
-class SymmetricKGrid final : public BlockGrid {
+class SymmetricKGrid final : public RowGrid {
  public:
   // Codes in [-codes, codes - 1], sub-block scales in [-top, top - 1].
   SymmetricKGrid(BlockType type, int codes, int top)
-      : BlockGrid(kSuper, kSub),
+      : RowGrid(kSuper, kSub),
         type_(type),
         lo_(static_cast<float>(-codes)),
         hi_(static_cast<float>(codes - 1)),
@@ -212,7 +212,7 @@ class SymmetricKGrid final : public BlockGrid {
 
 }  // namespace
 
-std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type) {
+std::unique_ptr<RowGrid> MakeSymmetricKRowGrid(BlockType type) {
   switch (type) {
     case BlockType::kQ3_K:
       return std::make_unique<SymmetricKGrid>(type, 4, 32);
