@@ -1,0 +1,380 @@
+// Speed (millions of weights a second of one thread's processor time) and error of the encoders,
+// and beside them those of the reference where its library is given. Usage: bench_quant --help
+//
+// Ours and the reference take turns on the same data within one run, and the best of each counts:
+// on a shared machine only their ratio means something. Errors are of the bytes written, decoded by
+// quant/codec.h: rrmse = |x' - x| / |x|, and wrmse, where the squares are weighted by importance.
+#include <fmt/format.h>
+#include <hwy/targets.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quant/codec.h"
+#include "quant/grid.h"
+#include "quant/method.h"
+#include "quant/mix.h"
+#include "tests/bench/bench_data.h"
+#include "tests/bench/ggml_library.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr std::string_view kUsage = R"(usage: bench_quant [OPTION...]
+  --types A,B,...     types to measure: those that can be written (default), or `all` for every
+                      block type of GGUF as well, which the reference alone may encode
+  --data WHAT         peer (default) | gauss | FILE.safetensors:TENSOR | FILE (raw F32)
+  --importance FILE   raw F32, one per column (default: log-normal)
+  --rows N --cols N   4096 and 256; of a file, the most rows to take
+  --rounds N          measurements of each, of which the best counts (5; 0: errors only)
+  --target NAME       sse4 | avx2 | avx3 | avx3_dl: that instruction set instead of the best
+  --ggml LIB.so       the reference's libggml-base.so, measured in turn with ours
+A table is written to stderr, JSON to stdout.
+)";
+
+struct Options {
+  std::vector<std::string> types;
+  std::string data = "peer";
+  std::string importance;
+  std::string target;
+  std::string ggml;
+  int64_t rows = 4096, cols = 256, rounds = 5;
+};
+
+// What one way to encode gave; negative: not measured.
+struct Figures {
+  double speed = -1;  // 1e6 weights per second
+  double rrmse = -1;
+  double wrmse = -1;
+  bool measured() const { return rrmse >= 0; }
+};
+
+// A way to encode the whole matrix, and what it gave.
+struct Run {
+  std::string name;
+  std::function<void(EncodedTensor*)> encode;
+  EncodedTensor out;
+  int64_t repeats = 1;  // per measurement
+  double seconds = 1e30;
+  Figures figures;
+};
+
+struct Row {
+  std::string type;
+  double bits = 0;
+  std::vector<Run> runs;
+
+  const Figures* Find(std::string_view name) const {
+    for (const Run& run : runs) {
+      if (run.name == name) return &run.figures;
+    }
+    return nullptr;
+  }
+};
+
+double ThreadSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// Seconds of one encoding, of `repeats`.
+double Seconds(Run* run, int64_t repeats) {
+  const double start = ThreadSeconds();
+  for (int64_t i = 0; i < repeats; ++i) run->encode(&run->out);
+  return (ThreadSeconds() - start) / static_cast<double>(repeats);
+}
+
+void FindErrors(const BenchData& data, Run* run) {
+  std::vector<float> decoded(data.w.size());
+  DecodeRows(run->out, 0, data.rows, decoded.data());
+  double error = 0, weighted_error = 0, square = 0, weighted_square = 0;
+  for (size_t i = 0; i < decoded.size(); ++i) {
+    const double h = data.importance[i % static_cast<size_t>(data.cols)];
+    const double x = data.w[i], e = decoded[i] - x;
+    error += e * e;
+    weighted_error += h * e * e;
+    square += x * x;
+    weighted_square += h * x * x;
+  }
+  run->figures.rrmse = square > 0 ? std::sqrt(error / square) : 0;
+  run->figures.wrmse = weighted_square > 0 ? std::sqrt(weighted_error / weighted_square) : 0;
+}
+
+// Measures all runs in turn. A measurement of a fast encoder takes some milliseconds all the same.
+void Measure(const BenchData& data, int64_t rounds, std::vector<Run>* runs) {
+  constexpr double kLeast = 0.01;
+  for (Run& run : *runs) {
+    const double first = Seconds(&run, 1);
+    run.repeats =
+        std::clamp<int64_t>(static_cast<int64_t>(kLeast / std::max(first, 1e-7)), 1, 1000);
+    FindErrors(data, &run);
+  }
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (Run& run : *runs) run.seconds = std::min(run.seconds, Seconds(&run, run.repeats));
+  }
+  for (Run& run : *runs) {
+    if (rounds > 0) run.figures.speed = static_cast<double>(data.w.size()) / run.seconds * 1e-6;
+  }
+}
+
+void AddOurs(const BenchData& data, const Encoding& encoding, std::vector<Run>* runs) {
+  const auto add = [&](std::string_view name, ScaleSearch search, bool weighted) {
+    Run run;
+    run.name = name;
+    run.encode = [&data, encoding, search, weighted](EncodedTensor* out) {
+      const Context context;
+      const auto importance =
+          weighted ? std::span<const float>(data.importance) : std::span<const float>();
+      const Status status = QuantizeRtn(context, encoding, data.w.data(), data.rows, data.cols,
+                                        importance, search, out);
+      if (status.ok()) return;
+      fmt::print(stderr, "bench_quant: {}\n", status.error().message);
+      std::exit(2);
+    };
+    runs->push_back(std::move(run));
+  };
+  add("rtn", ScaleSearch::kSearch, false);
+  add("rtn_importance", ScaleSearch::kSearch, true);
+  add("minmax", ScaleSearch::kMinMax, false);
+}
+
+void AddReference(const BenchData& data, const BlockTraits& traits, const GgmlLibrary& library,
+                  std::vector<Run>* runs) {
+  library.Prepare(traits);
+  for (const bool weighted : {false, true}) {
+    if (!weighted && GgmlLibrary::NeedsImportance(traits)) continue;
+    Run run;
+    run.name = weighted ? "ggml_importance" : "ggml";
+    run.out = EncodedTensor::Allocate(Encoding::Block(traits.type), data.rows, data.cols);
+    run.encode = [&data, &traits, &library, weighted](EncodedTensor* out) {
+      library.Encode(traits, data.w.data(), data.rows, data.cols,
+                     weighted ? data.importance.data() : nullptr, out);
+    };
+    runs->push_back(std::move(run));
+  }
+}
+
+Error UnknownType(const std::string& name) {
+  return Error(ErrorCode::kUsage, "no type " + name).Hint("pennyweight types lists them");
+}
+
+Result<Row> MeasureType(const Options& options, const BenchData& data, const std::string& name,
+                        const GgmlLibrary* library) {
+  IntegerSpec integer;
+  integer.group_size = 128;
+  std::optional<Encoding> encoding = FindType(name, integer);
+  if (!encoding) {
+    const BlockTraits* traits = FindBlockType(name);
+    if (traits == nullptr) return UnknownType(name);
+    encoding = Encoding::Block(traits->type);
+  }
+  Row row;
+  row.type = name;
+  row.bits = encoding->BitsPerWeight(data.cols);
+  if (MakeGrid(*encoding, data.cols) != nullptr) AddOurs(data, *encoding, &row.runs);
+  if (library != nullptr && encoding->kind == Encoding::Kind::kBlock) {
+    const BlockTraits& traits = TraitsOf(encoding->block);
+    if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &row.runs);
+  }
+  Measure(data, options.rounds, &row.runs);
+  return row;
+}
+
+// The types to measure when none are named: those that can be written, then the others of GGUF.
+std::vector<std::string> DefaultTypes(bool all) {
+  std::vector<std::string> names;
+  IntegerSpec integer;
+  integer.group_size = 128;
+  for (const std::string& name : TypeNames()) {
+    const auto encoding = FindType(name, integer);
+    if (encoding && encoding->kind != Encoding::Kind::kPlain) names.push_back(name);
+  }
+  for (int i = 0; all && i <= static_cast<int>(BlockType::kQ2_0); ++i) {
+    const std::string name(TraitsOf(static_cast<BlockType>(i)).name);
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  return names;
+}
+
+std::string Number(double value, int digits) {
+  return value < 0 ? "null" : fmt::format("{:.{}g}", value, digits);
+}
+
+// a / b as JSON.
+std::string Ratio(const Figures* a, const Figures* b, double Figures::*field) {
+  if (a == nullptr || b == nullptr || a->*field < 0 || b->*field <= 0) return "null";
+  return fmt::format("{:.4f}", a->*field / (b->*field));
+}
+
+void PrintJson(const Row& row, bool first) {
+  fmt::print("{}    {{\"type\": \"{}\", \"bits_per_weight\": {:.4f}", first ? "" : ",\n", row.type,
+             row.bits);
+  for (const char* name : {"rtn", "rtn_importance", "minmax", "ggml", "ggml_importance"}) {
+    const Figures* f = row.Find(name);
+    if (f == nullptr) {
+      fmt::print(", \"{}\": null", name);
+      continue;
+    }
+    fmt::print(", \"{}\": {{\"mweights_per_second\": {}, \"rrmse\": {}, \"wrmse\": {}}}", name,
+               Number(f->speed, 5), Number(f->rrmse, 7), Number(f->wrmse, 7));
+  }
+  const Figures *plain = row.Find("rtn"), *weighted = row.Find("rtn_importance");
+  const Figures *other = row.Find("ggml"), *other_weighted = row.Find("ggml_importance");
+  fmt::print(
+      ", \"speed_ratio\": {}, \"speed_ratio_importance\": {}, \"rrmse_ratio\": {}, "
+      "\"wrmse_ratio_importance\": {}}}",
+      Ratio(plain, other, &Figures::speed), Ratio(weighted, other_weighted, &Figures::speed),
+      Ratio(plain, other, &Figures::rrmse), Ratio(weighted, other_weighted, &Figures::wrmse));
+  std::fflush(stdout);
+}
+
+std::string Cell(const Figures* f, double Figures::*field, int width, int digits) {
+  if (f == nullptr || f->*field < 0) return fmt::format("{:>{}}", "-", width);
+  return fmt::format("{:>{}.{}f}", f->*field, width, digits);
+}
+
+std::string RatioCell(const Figures* a, const Figures* b, double Figures::*field) {
+  const std::string ratio = Ratio(a, b, field);
+  return fmt::format("{:>8}", ratio == "null" ? "-" : ratio.substr(0, ratio.size() - 1));
+}
+
+void PrintTableHead() {
+  fmt::print(stderr,
+             "{:14} {:>6} | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8} | {:>8} {:>8} | {:>8} {:>8}{:>8} | "
+             "{:>8} {:>8}{:>8}\n",
+             "", "bits", "Mw/s", "ggml", "ratio", "rrmse", "ggml", "ratio", "minmax", "rrmse",
+             "Mw/s i", "ggml i", "ratio", "wrmse i", "ggml i", "ratio");
+}
+
+void PrintTableRow(const Row& row) {
+  const Figures *plain = row.Find("rtn"), *weighted = row.Find("rtn_importance");
+  const Figures *other = row.Find("ggml"), *other_weighted = row.Find("ggml_importance");
+  const Figures* minmax = row.Find("minmax");
+  const auto speed = &Figures::speed;
+  const auto rrmse = &Figures::rrmse, wrmse = &Figures::wrmse;
+  fmt::print(stderr, "{:14} {:6.3f} | {} {}{} | {} {}{} | {} {} | {} {}{} | {} {}{}\n", row.type,
+             row.bits, Cell(plain, speed, 8, 1), Cell(other, speed, 8, 1),
+             RatioCell(plain, other, speed), Cell(plain, rrmse, 8, 5), Cell(other, rrmse, 8, 5),
+             RatioCell(plain, other, rrmse), Cell(minmax, speed, 8, 1), Cell(minmax, rrmse, 8, 5),
+             Cell(weighted, speed, 8, 1), Cell(other_weighted, speed, 8, 1),
+             RatioCell(weighted, other_weighted, speed), Cell(weighted, wrmse, 8, 5),
+             Cell(other_weighted, wrmse, 8, 5), RatioCell(weighted, other_weighted, wrmse));
+}
+
+std::vector<std::string> Split(std::string_view list) {
+  std::vector<std::string> parts;
+  while (!list.empty()) {
+    const size_t comma = list.find(',');
+    if (comma != 0) parts.emplace_back(list.substr(0, comma));
+    list.remove_prefix(comma == std::string_view::npos ? list.size() : comma + 1);
+  }
+  return parts;
+}
+
+Result<Options> ParseOptions(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string_view flag = argv[i];
+    if (i + 1 == argc) return Error(ErrorCode::kUsage, std::string(flag) + " needs a value");
+    const std::string_view value = argv[i + 1];
+    int64_t* number = flag == "--rows"     ? &options.rows
+                      : flag == "--cols"   ? &options.cols
+                      : flag == "--rounds" ? &options.rounds
+                                           : nullptr;
+    std::string* text = flag == "--data"         ? &options.data
+                        : flag == "--importance" ? &options.importance
+                        : flag == "--target"     ? &options.target
+                        : flag == "--ggml"       ? &options.ggml
+                                                 : nullptr;
+    if (number != nullptr) {
+      const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number);
+      if (error != std::errc() || end != value.data() + value.size() || *number < 0) {
+        return Error(ErrorCode::kUsage, std::string(flag) + " needs a number");
+      }
+    } else if (text != nullptr) {
+      *text = value;
+    } else if (flag == "--types") {
+      options.types = value == "all" ? DefaultTypes(true) : Split(value);
+    } else {
+      return Error(ErrorCode::kUsage, "no option " + std::string(flag));
+    }
+  }
+  if (options.types.empty()) options.types = DefaultTypes(false);
+  return options;
+}
+
+Status ChooseTarget(const std::string& name) {
+  if (name.empty()) return OkStatus();
+  const int64_t target = name == "sse4"      ? HWY_SSE4
+                         : name == "avx2"    ? HWY_AVX2
+                         : name == "avx3"    ? HWY_AVX3
+                         : name == "avx3_dl" ? HWY_AVX3_DL
+                                             : 0;
+  if (target == 0) return Error(ErrorCode::kUsage, "no target " + name);
+  if ((hwy::SupportedTargets() & target) == 0) {
+    return Error(ErrorCode::kUnsupported, "this processor or build has no " + name);
+  }
+  hwy::SetSupportedTargetsForTest(target);
+  hwy::GetChosenTarget().Update(target);
+  return OkStatus();
+}
+
+Status RunBench(const Options& options) {
+  PW_TRY(ChooseTarget(options.target));
+  PW_ASSIGN(const BenchData data,
+            MakeBenchData(options.data, options.rows, options.cols, options.importance));
+  std::optional<GgmlLibrary> library;
+  if (!options.ggml.empty()) {
+    PW_ASSIGN(library, GgmlLibrary::Load(options.ggml));
+  }
+  const int64_t best = hwy::SupportedTargets() & -hwy::SupportedTargets();
+  fmt::print(
+      "{{\"schema\": \"pennyweight.bench.quant/1\",\n  \"data\": \"{}\", \"rows\": {}, "
+      "\"cols\": {}, \"target\": \"{}\", \"reference\": {},\n  \"results\": [\n",
+      data.name, data.rows, data.cols, hwy::TargetName(best), library ? "true" : "false");
+  fmt::print(stderr, "{} [{}, {}], {}, one thread; i: with importance\n", data.name, data.rows,
+             data.cols, hwy::TargetName(best));
+  PrintTableHead();
+  bool first = true;
+  for (const std::string& name : options.types) {
+    PW_ASSIGN(const Row row, MeasureType(options, data, name, library ? &*library : nullptr));
+    if (row.runs.empty()) {
+      fmt::print(stderr, "{:14} rows of {} columns are not encoded\n", name, data.cols);
+      continue;
+    }
+    PrintJson(row, first);
+    PrintTableRow(row);
+    first = false;
+  }
+  fmt::print("\n  ]\n}}\n");
+  return OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "--help") {
+    fmt::print("{}", kUsage);
+    return 0;
+  }
+  const Result<Options> options = ParseOptions(argc, argv);
+  const Status status = options.ok() ? RunBench(*options) : Status(options.error());
+  if (status.ok()) return 0;
+  const Error& error = status.error();
+  fmt::print(stderr, "bench_quant: {}{}\n", error.message,
+             error.file.empty() ? "" : " (" + error.file + ")");
+  if (!options.ok()) fmt::print(stderr, "{}", kUsage);
+  return 2;
+}
+
+}  // namespace
+}  // namespace pennyweight
+
+int main(int argc, char** argv) { return pennyweight::Main(argc, argv); }
