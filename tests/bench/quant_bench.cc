@@ -23,6 +23,7 @@
 #include "quant/method.h"
 #include "quant/mix.h"
 #include "tests/bench/bench_data.h"
+#include "tests/bench/error_bounds.h"
 #include "tests/bench/ggml_library.h"
 
 namespace pennyweight {
@@ -37,6 +38,7 @@ constexpr std::string_view kUsage = R"(usage: bench_quant [OPTION...]
   --rounds N          measurements of each, of which the best counts (5; 0: errors only)
   --target NAME       sse4 | avx2 | avx3 | avx3_dl: that instruction set instead of the best
   --ggml LIB.so       the reference's libggml-base.so, measured in turn with ours
+  --bounds            the least error that each type allows, too (slow: take few rows)
 A table is written to stderr, JSON to stdout.
 )";
 
@@ -47,6 +49,7 @@ struct Options {
   std::string target;
   std::string ggml;
   int64_t rows = 4096, cols = 256, rounds = 5;
+  bool bounds = false;
 };
 
 // What one way to encode gave; negative: not measured.
@@ -71,12 +74,13 @@ struct Row {
   std::string type;
   double bits = 0;
   std::vector<Run> runs;
+  Figures bound;
 
   const Figures* Find(std::string_view name) const {
     for (const Run& run : runs) {
       if (run.name == name) return &run.figures;
     }
-    return nullptr;
+    return name == "bound" && bound.measured() ? &bound : nullptr;
   }
 };
 
@@ -93,20 +97,35 @@ double Seconds(Run* run, int64_t repeats) {
   return (ThreadSeconds() - start) / static_cast<double>(repeats);
 }
 
+// Square roots of the ratios of squared errors to the squares of the weights.
+void SetErrors(const BenchData& data, double error, double weighted_error, Figures* figures) {
+  double square = 0, weighted_square = 0;
+  for (size_t i = 0; i < data.w.size(); ++i) {
+    const double x = data.w[i];
+    square += x * x;
+    weighted_square += data.importance[i % static_cast<size_t>(data.cols)] * x * x;
+  }
+  figures->rrmse = square > 0 ? std::sqrt(error / square) : 0;
+  figures->wrmse = weighted_square > 0 ? std::sqrt(weighted_error / weighted_square) : 0;
+}
+
 void FindErrors(const BenchData& data, Run* run) {
   std::vector<float> decoded(data.w.size());
   DecodeRows(run->out, 0, data.rows, decoded.data());
-  double error = 0, weighted_error = 0, square = 0, weighted_square = 0;
+  double error = 0, weighted_error = 0;
   for (size_t i = 0; i < decoded.size(); ++i) {
-    const double h = data.importance[i % static_cast<size_t>(data.cols)];
-    const double x = data.w[i], e = decoded[i] - x;
+    const double e = static_cast<double>(decoded[i]) - data.w[i];
     error += e * e;
-    weighted_error += h * e * e;
-    square += x * x;
-    weighted_square += h * x * x;
+    weighted_error += data.importance[i % static_cast<size_t>(data.cols)] * e * e;
   }
-  run->figures.rrmse = square > 0 ? std::sqrt(error / square) : 0;
-  run->figures.wrmse = weighted_square > 0 ? std::sqrt(weighted_error / weighted_square) : 0;
+  SetErrors(data, error, weighted_error, &run->figures);
+}
+
+void FindBounds(const BenchData& data, const Encoding& encoding, Figures* figures) {
+  const auto error = LeastError(encoding, data.w.data(), data.rows, data.cols, nullptr);
+  const auto weighted =
+      LeastError(encoding, data.w.data(), data.rows, data.cols, data.importance.data());
+  if (error && weighted) SetErrors(data, *error, *weighted, figures);
 }
 
 // Measures all runs in turn. A measurement of a fast encoder takes some milliseconds all the same.
@@ -186,6 +205,7 @@ Result<Row> MeasureType(const Options& options, const BenchData& data, const std
     if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &row.runs);
   }
   Measure(data, options.rounds, &row.runs);
+  if (options.bounds) FindBounds(data, *encoding, &row.bound);
   return row;
 }
 
@@ -229,6 +249,11 @@ void PrintJson(const Row& row, bool first) {
   }
   const Figures *plain = row.Find("rtn"), *weighted = row.Find("rtn_importance");
   const Figures *other = row.Find("ggml"), *other_weighted = row.Find("ggml_importance");
+  const Figures* bound = row.Find("bound");
+  fmt::print(", \"bound\": {{\"rrmse\": {}, \"wrmse\": {}}}", Number(row.bound.rrmse, 7),
+             Number(row.bound.wrmse, 7));
+  fmt::print(", \"rrmse_to_bound\": {}, \"wrmse_importance_to_bound\": {}",
+             Ratio(plain, bound, &Figures::rrmse), Ratio(weighted, bound, &Figures::wrmse));
   fmt::print(
       ", \"speed_ratio\": {}, \"speed_ratio_importance\": {}, \"rrmse_ratio\": {}, "
       "\"wrmse_ratio_importance\": {}}}",
@@ -247,12 +272,13 @@ std::string RatioCell(const Figures* a, const Figures* b, double Figures::*field
   return fmt::format("{:>8}", ratio == "null" ? "-" : ratio.substr(0, ratio.size() - 1));
 }
 
-void PrintTableHead() {
-  fmt::print(stderr,
-             "{:14} {:>6} | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8} | {:>8} {:>8} | {:>8} {:>8}{:>8} | "
-             "{:>8} {:>8}{:>8}\n",
-             "", "bits", "Mw/s", "ggml", "ratio", "rrmse", "ggml", "ratio", "minmax", "rrmse",
-             "Mw/s i", "ggml i", "ratio", "wrmse i", "ggml i", "ratio");
+void PrintTableHead(bool bounds) {
+  fmt::print(stderr, "{:14} {:>6} | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8} | {:>8} {:>8}", "", "bits",
+             "Mw/s", "ggml", "ratio", "rrmse", "ggml", "ratio", "minmax", "rrmse");
+  fmt::print(stderr, " | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8}", "Mw/s i", "ggml i", "ratio",
+             "wrmse i", "ggml i", "ratio");
+  if (bounds) fmt::print(stderr, " | {:>8}{:>8} {:>8}{:>8}", "bound", "ratio", "bound i", "ratio");
+  fmt::print(stderr, "\n");
 }
 
 void PrintTableRow(const Row& row) {
@@ -261,13 +287,19 @@ void PrintTableRow(const Row& row) {
   const Figures* minmax = row.Find("minmax");
   const auto speed = &Figures::speed;
   const auto rrmse = &Figures::rrmse, wrmse = &Figures::wrmse;
-  fmt::print(stderr, "{:14} {:6.3f} | {} {}{} | {} {}{} | {} {} | {} {}{} | {} {}{}\n", row.type,
+  fmt::print(stderr, "{:14} {:6.3f} | {} {}{} | {} {}{} | {} {} | {} {}{} | {} {}{}", row.type,
              row.bits, Cell(plain, speed, 8, 1), Cell(other, speed, 8, 1),
              RatioCell(plain, other, speed), Cell(plain, rrmse, 8, 5), Cell(other, rrmse, 8, 5),
              RatioCell(plain, other, rrmse), Cell(minmax, speed, 8, 1), Cell(minmax, rrmse, 8, 5),
              Cell(weighted, speed, 8, 1), Cell(other_weighted, speed, 8, 1),
              RatioCell(weighted, other_weighted, speed), Cell(weighted, wrmse, 8, 5),
              Cell(other_weighted, wrmse, 8, 5), RatioCell(weighted, other_weighted, wrmse));
+  const Figures* bound = row.Find("bound");
+  if (bound != nullptr) {
+    fmt::print(stderr, " | {}{} {}{}", Cell(bound, rrmse, 8, 5), RatioCell(plain, bound, rrmse),
+               Cell(bound, wrmse, 8, 5), RatioCell(weighted, bound, wrmse));
+  }
+  fmt::print(stderr, "\n");
 }
 
 std::vector<std::string> Split(std::string_view list) {
@@ -284,6 +316,11 @@ Result<Options> ParseOptions(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; i += 2) {
     const std::string_view flag = argv[i];
+    if (flag == "--bounds") {
+      options.bounds = true;
+      --i;
+      continue;
+    }
     if (i + 1 == argc) return Error(ErrorCode::kUsage, std::string(flag) + " needs a value");
     const std::string_view value = argv[i + 1];
     int64_t* number = flag == "--rows"     ? &options.rows
@@ -343,7 +380,7 @@ Status RunBench(const Options& options) {
       data.name, data.rows, data.cols, hwy::TargetName(best), library ? "true" : "false");
   fmt::print(stderr, "{} [{}, {}], {}, one thread; i: with importance\n", data.name, data.rows,
              data.cols, hwy::TargetName(best));
-  PrintTableHead();
+  PrintTableHead(options.bounds);
   bool first = true;
   for (const std::string& name : options.types) {
     PW_ASSIGN(const Row row, MeasureType(options, data, name, library ? &*library : nullptr));
