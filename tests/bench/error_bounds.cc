@@ -224,21 +224,16 @@ double LeastOfScales(const Weights& w, const Layout& layout, std::vector<Step>* 
 struct Sums {
   double h = 0, q = 0, qq = 0, x = 0, xq = 0, xx = 0;
 
-  // Scale and offset of least squares; false when all codes are equal.
-  bool Solve(double* scale, double* offset) const {
-    const double det = qq * h - q * q;
-    if (det <= 1e-12 * qq * h) return false;
-    *scale = (xq * h - x * q) / det;
-    *offset = (x - *scale * q) / h;
-    return true;
-  }
   double Error(double s, double o) const {
     return xx - 2 * s * xq - 2 * o * x + s * s * qq + 2 * s * o * q + o * o * h;
   }
   void KeepLeast(Stored stored, double* least) const {
-    double s = 0, o = 0;
-    if (!Solve(&s, &o) || s <= 0 || Error(s, o) >= *least) return;
-    ForStoredNear(stored, s, [&](double scale) {
+    const double det = qq * h - q * q;
+    if (det <= 1e-12 * qq * h) return;  // all codes are equal
+    // The least-squares error is xx - reduction / det.
+    const double reduction = h * xq * xq - 2 * q * x * xq + qq * x * x;
+    if (reduction <= (xx - *least) * det || xq * h <= x * q) return;
+    ForStoredNear(stored, (xq * h - x * q) / det, [&](double scale) {
       const double rest = (x - scale * q) / h;  // the best offset for this scale
       ForStoredNear(stored, std::abs(rest), [&](double offset) {
         *least = std::min(*least, Error(scale, std::copysign(offset, rest)));
@@ -276,44 +271,47 @@ double LeastOfPartitions(const Weights& w, Stored stored) {
   return least;
 }
 
+// A weight x gets code k + 1 where the offset falls below x - (k + 1/2) scale: in units of the
+// scale, once in every period between two whole numbers, at the same place in each.
 struct Crossing {
-  double offset;
+  double place;    // in [0, 1)
+  int64_t period;  // of the crossing from code 0 to 1
   size_t weight;
+  int code;
 };
 
 // One scale, every offset from `top` down to `bottom`: codes grow as the offset falls.
 void SweepOffsets(const Weights& w, int steps, double scale, double top, double bottom,
                   Stored stored, std::vector<Crossing>* crossings, double* least) {
+  const auto first = static_cast<int64_t>(std::ceil(top / scale));
+  const auto last = static_cast<int64_t>(std::floor(bottom / scale));
   crossings->clear();
   Sums sums;
   sums.xx = w.hxx;
-  std::vector<double> code(w.x.size());
   for (size_t i = 0; i < w.x.size(); ++i) {
-    const double x = w.x[i], h = w.h[i];
-    const double q = std::clamp(std::floor((x - top) / scale + 0.5), 0.0, double(steps));
-    code[i] = q;
+    const double x = w.x[i], h = w.h[i], at = x / scale - 0.5, whole = std::floor(at);
+    const auto period = static_cast<int64_t>(whole);
+    const auto q = static_cast<int>(std::clamp<int64_t>(period - first + 1, 0, steps));
+    crossings->push_back({at - whole, period, i, q});
     sums.h += h;
     sums.x += h * x;
     sums.q += h * q;
     sums.qq += h * q * q;
     sums.xq += h * x * q;
-    for (double k = q; k < steps; ++k) {
-      const double offset = x - (k + 0.5) * scale;
-      if (offset < bottom) break;
-      crossings->push_back({offset, i});
-    }
   }
   std::sort(crossings->begin(), crossings->end(),
-            [](const Crossing& a, const Crossing& b) { return a.offset > b.offset; });
+            [](const Crossing& a, const Crossing& b) { return a.place > b.place; });
   sums.KeepLeast(stored, least);
-  for (const Crossing& crossing : *crossings) {
-    const double x = w.x[crossing.weight], h = w.h[crossing.weight];
-    double& q = code[crossing.weight];
-    sums.q += h;
-    sums.qq += h * (2 * q + 1);
-    sums.xq += h * x;
-    ++q;
-    sums.KeepLeast(stored, least);
+  for (int64_t period = first - 1; period >= last; --period) {
+    for (Crossing& crossing : *crossings) {
+      if (crossing.period - crossing.code != period || crossing.code == steps) continue;
+      const double h = w.h[crossing.weight];
+      sums.q += h;
+      sums.qq += h * (2 * crossing.code + 1);
+      sums.xq += h * w.x[crossing.weight];
+      ++crossing.code;
+      sums.KeepLeast(stored, least);
+    }
   }
 }
 
@@ -324,11 +322,10 @@ double LeastOfAffine(const Weights& w, const Layout& layout, std::vector<Crossin
   const double range = *max - *min;
   if (range == 0) return 0;
   double least = kInfinity;
-  constexpr int kScales = 96;
-  for (int i = 0; i <= kScales; ++i) {
-    const double scale = range / layout.steps * (0.45 + 0.65 * i / kScales);
-    SweepOffsets(w, layout.steps, scale, *min + 0.4 * range, *min - scale, layout.stored, crossings,
-                 &least);
+  constexpr int kScales = 320;
+  for (int i = 0; i <= kScales; ++i) {  // from a twentieth of the range: outliers may be clipped
+    const double scale = range / layout.steps * 0.05 * std::pow(23.0, double(i) / kScales);
+    SweepOffsets(w, layout.steps, scale, *max, *min - scale, layout.stored, crossings, &least);
   }
   return least;
 }

@@ -384,7 +384,7 @@ Status RunBench(const Options& options) {
   bool first = true;
   for (const std::string& name : options.types) {
     PW_ASSIGN(const Row row, MeasureType(options, data, name, library ? &*library : nullptr));
-    if (row.runs.empty()) {
+    if (row.runs.empty() && !row.bound.measured()) {
       fmt::print(stderr, "{:14} rows of {} columns are not encoded\n", name, data.cols);
       continue;
     }
