@@ -323,8 +323,8 @@ double LeastOfAffine(const Weights& w, const Layout& layout, std::vector<Crossin
   if (range == 0) return 0;
   double least = kInfinity;
   constexpr int kScales = 320;
-  for (int i = 0; i <= kScales; ++i) {  // from a twentieth of the range: outliers may be clipped
-    const double scale = range / layout.steps * 0.05 * std::pow(23.0, double(i) / kScales);
+  for (int i = 0; i <= kScales; ++i) {  // 0.1 clips outliers, 2 hits a few weights well
+    const double scale = range / layout.steps * 0.1 * std::pow(20.0, double(i) / kScales);
     SweepOffsets(w, layout.steps, scale, *max, *min - scale, layout.stored, crossings, &least);
   }
   return least;

@@ -11,15 +11,16 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "quant/codec.h"
-#include "quant/grid.h"
 #include "quant/method.h"
 #include "quant/mix.h"
 #include "tests/bench/bench_data.h"
@@ -145,16 +146,21 @@ void Measure(const BenchData& data, int64_t rounds, std::vector<Run>* runs) {
   }
 }
 
+// What QuantizeRtn takes of a type: the first row tells.
 void AddOurs(const BenchData& data, const Encoding& encoding, std::vector<Run>* runs) {
   const auto add = [&](std::string_view name, ScaleSearch search, bool weighted) {
+    const auto encode = [&data, encoding, search, weighted](int64_t rows, EncodedTensor* out) {
+      const std::span<const float> importance(data.importance.data(),
+                                              weighted ? data.importance.size() : 0);
+      return QuantizeRtn(Context(), encoding, data.w.data(), rows, data.cols, importance, search,
+                         out);
+    };
+    EncodedTensor row;
+    if (!encode(1, &row).ok()) return;
     Run run;
     run.name = name;
-    run.encode = [&data, encoding, search, weighted](EncodedTensor* out) {
-      const Context context;
-      const auto importance =
-          weighted ? std::span<const float>(data.importance) : std::span<const float>();
-      const Status status = QuantizeRtn(context, encoding, data.w.data(), data.rows, data.cols,
-                                        importance, search, out);
+    run.encode = [&data, encode](EncodedTensor* out) {
+      const Status status = encode(data.rows, out);
       if (status.ok()) return;
       fmt::print(stderr, "bench_quant: {}\n", status.error().message);
       std::exit(2);
@@ -199,7 +205,7 @@ Result<Row> MeasureType(const Options& options, const BenchData& data, const std
   Row row;
   row.type = name;
   row.bits = encoding->BitsPerWeight(data.cols);
-  if (MakeGrid(*encoding, data.cols) != nullptr) AddOurs(data, *encoding, &row.runs);
+  AddOurs(data, *encoding, &row.runs);
   if (library != nullptr && encoding->kind == Encoding::Kind::kBlock) {
     const BlockTraits& traits = TraitsOf(encoding->block);
     if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &row.runs);
