@@ -89,8 +89,11 @@ Result<BenchData> ReadMatrix(const std::string& what, int64_t rows, int64_t cols
     place.rows = static_cast<int64_t>(file.size() / 4) / cols;
   }
   BenchData data;
-  data.name = BaseName(path);
-  if (colon != std::string::npos) data.name += what.substr(colon);
+  // The model's folder tells more than "model.safetensors".
+  const size_t slash = path.rfind('/');
+  const bool model = BaseName(path) == "model.safetensors" && slash != std::string::npos;
+  data.name = BaseName(model ? path.substr(0, slash) : path);
+  if (colon != std::string::npos) data.name += " " + what.substr(colon + 1);
   data.rows = std::min(rows, place.rows);
   data.cols = place.cols;
   if (data.rows == 0 || data.rows > kLargest / data.cols) return Bad(path, "no rows to take");

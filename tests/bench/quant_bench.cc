@@ -24,6 +24,7 @@
 #include "quant/method.h"
 #include "quant/mix.h"
 #include "tests/bench/bench_data.h"
+#include "tests/bench/bench_print.h"
 #include "tests/bench/error_bounds.h"
 #include "tests/bench/ggml_library.h"
 
@@ -39,6 +40,7 @@ constexpr std::string_view kUsage = R"(usage: bench_quant [OPTION...]
   --rounds N          measurements of each, of which the best counts (5; 0: errors only)
   --target NAME       sse4 | avx2 | avx3 | avx3_dl: that instruction set instead of the best
   --ggml LIB.so       the reference's libggml-base.so, measured in turn with ours
+  --markdown KIND     errors | speed: that table in Markdown to stdout instead of JSON
   --bounds            the least error that each type allows, too (slow: take few rows)
 A table is written to stderr, JSON to stdout.
 )";
@@ -49,16 +51,9 @@ struct Options {
   std::string importance;
   std::string target;
   std::string ggml;
+  std::string markdown;
   int64_t rows = 4096, cols = 256, rounds = 5;
   bool bounds = false;
-};
-
-// What one way to encode gave; negative: not measured.
-struct Figures {
-  double speed = -1;  // 1e6 weights per second
-  double rrmse = -1;
-  double wrmse = -1;
-  bool measured() const { return rrmse >= 0; }
 };
 
 // A way to encode the whole matrix, and what it gave.
@@ -69,20 +64,6 @@ struct Run {
   int64_t repeats = 1;  // per measurement
   double seconds = 1e30;
   Figures figures;
-};
-
-struct Row {
-  std::string type;
-  double bits = 0;
-  std::vector<Run> runs;
-  Figures bound;
-
-  const Figures* Find(std::string_view name) const {
-    for (const Run& run : runs) {
-      if (run.name == name) return &run.figures;
-    }
-    return name == "bound" && bound.measured() ? &bound : nullptr;
-  }
 };
 
 double ThreadSeconds() {
@@ -122,11 +103,11 @@ void FindErrors(const BenchData& data, Run* run) {
   SetErrors(data, error, weighted_error, &run->figures);
 }
 
-void FindBounds(const BenchData& data, const Encoding& encoding, Figures* figures) {
+void FindBounds(const BenchData& data, const Encoding& encoding, BenchRow* row) {
   const auto error = LeastError(encoding, data.w.data(), data.rows, data.cols, nullptr);
   const auto weighted =
       LeastError(encoding, data.w.data(), data.rows, data.cols, data.importance.data());
-  if (error && weighted) SetErrors(data, *error, *weighted, figures);
+  if (error && weighted) SetErrors(data, *error, *weighted, &row->ways["bound"]);
 }
 
 // Measures all runs in turn. A measurement of a fast encoder takes some milliseconds all the same.
@@ -192,8 +173,8 @@ Error UnknownType(const std::string& name) {
   return Error(ErrorCode::kUsage, "no type " + name).Hint("pennyweight types lists them");
 }
 
-Result<Row> MeasureType(const Options& options, const BenchData& data, const std::string& name,
-                        const GgmlLibrary* library) {
+Result<BenchRow> MeasureType(const Options& options, const BenchData& data, const std::string& name,
+                             const GgmlLibrary* library) {
   IntegerSpec integer;
   integer.group_size = 128;
   std::optional<Encoding> encoding = FindType(name, integer);
@@ -202,16 +183,18 @@ Result<Row> MeasureType(const Options& options, const BenchData& data, const std
     if (traits == nullptr) return UnknownType(name);
     encoding = Encoding::Block(traits->type);
   }
-  Row row;
-  row.type = name;
-  row.bits = encoding->BitsPerWeight(data.cols);
-  AddOurs(data, *encoding, &row.runs);
+  std::vector<Run> runs;
+  AddOurs(data, *encoding, &runs);
   if (library != nullptr && encoding->kind == Encoding::Kind::kBlock) {
     const BlockTraits& traits = TraitsOf(encoding->block);
-    if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &row.runs);
+    if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &runs);
   }
-  Measure(data, options.rounds, &row.runs);
-  if (options.bounds) FindBounds(data, *encoding, &row.bound);
+  Measure(data, options.rounds, &runs);
+  BenchRow row;
+  row.type = encoding->Name();
+  row.bits = encoding->BitsPerWeight(data.cols);
+  for (const Run& run : runs) row.ways[run.name] = run.figures;
+  if (options.bounds) FindBounds(data, *encoding, &row);
   return row;
 }
 
@@ -229,83 +212,6 @@ std::vector<std::string> DefaultTypes(bool all) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
   return names;
-}
-
-std::string Number(double value, int digits) {
-  return value < 0 ? "null" : fmt::format("{:.{}g}", value, digits);
-}
-
-// a / b as JSON.
-std::string Ratio(const Figures* a, const Figures* b, double Figures::*field) {
-  if (a == nullptr || b == nullptr || a->*field < 0 || b->*field <= 0) return "null";
-  return fmt::format("{:.4f}", a->*field / (b->*field));
-}
-
-void PrintJson(const Row& row, bool first) {
-  fmt::print("{}    {{\"type\": \"{}\", \"bits_per_weight\": {:.4f}", first ? "" : ",\n", row.type,
-             row.bits);
-  for (const char* name : {"rtn", "rtn_importance", "minmax", "ggml", "ggml_importance"}) {
-    const Figures* f = row.Find(name);
-    if (f == nullptr) {
-      fmt::print(", \"{}\": null", name);
-      continue;
-    }
-    fmt::print(", \"{}\": {{\"mweights_per_second\": {}, \"rrmse\": {}, \"wrmse\": {}}}", name,
-               Number(f->speed, 5), Number(f->rrmse, 7), Number(f->wrmse, 7));
-  }
-  const Figures *plain = row.Find("rtn"), *weighted = row.Find("rtn_importance");
-  const Figures *other = row.Find("ggml"), *other_weighted = row.Find("ggml_importance");
-  const Figures* bound = row.Find("bound");
-  fmt::print(", \"bound\": {{\"rrmse\": {}, \"wrmse\": {}}}", Number(row.bound.rrmse, 7),
-             Number(row.bound.wrmse, 7));
-  fmt::print(", \"rrmse_to_bound\": {}, \"wrmse_importance_to_bound\": {}",
-             Ratio(plain, bound, &Figures::rrmse), Ratio(weighted, bound, &Figures::wrmse));
-  fmt::print(
-      ", \"speed_ratio\": {}, \"speed_ratio_importance\": {}, \"rrmse_ratio\": {}, "
-      "\"wrmse_ratio_importance\": {}}}",
-      Ratio(plain, other, &Figures::speed), Ratio(weighted, other_weighted, &Figures::speed),
-      Ratio(plain, other, &Figures::rrmse), Ratio(weighted, other_weighted, &Figures::wrmse));
-  std::fflush(stdout);
-}
-
-std::string Cell(const Figures* f, double Figures::*field, int width, int digits) {
-  if (f == nullptr || f->*field < 0) return fmt::format("{:>{}}", "-", width);
-  return fmt::format("{:>{}.{}f}", f->*field, width, digits);
-}
-
-std::string RatioCell(const Figures* a, const Figures* b, double Figures::*field) {
-  const std::string ratio = Ratio(a, b, field);
-  return fmt::format("{:>8}", ratio == "null" ? "-" : ratio.substr(0, ratio.size() - 1));
-}
-
-void PrintTableHead(bool bounds) {
-  fmt::print(stderr, "{:14} {:>6} | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8} | {:>8} {:>8}", "", "bits",
-             "Mw/s", "ggml", "ratio", "rrmse", "ggml", "ratio", "minmax", "rrmse");
-  fmt::print(stderr, " | {:>8} {:>8}{:>8} | {:>8} {:>8}{:>8}", "Mw/s i", "ggml i", "ratio",
-             "wrmse i", "ggml i", "ratio");
-  if (bounds) fmt::print(stderr, " | {:>8}{:>8} {:>8}{:>8}", "bound", "ratio", "bound i", "ratio");
-  fmt::print(stderr, "\n");
-}
-
-void PrintTableRow(const Row& row) {
-  const Figures *plain = row.Find("rtn"), *weighted = row.Find("rtn_importance");
-  const Figures *other = row.Find("ggml"), *other_weighted = row.Find("ggml_importance");
-  const Figures* minmax = row.Find("minmax");
-  const auto speed = &Figures::speed;
-  const auto rrmse = &Figures::rrmse, wrmse = &Figures::wrmse;
-  fmt::print(stderr, "{:14} {:6.3f} | {} {}{} | {} {}{} | {} {} | {} {}{} | {} {}{}", row.type,
-             row.bits, Cell(plain, speed, 8, 1), Cell(other, speed, 8, 1),
-             RatioCell(plain, other, speed), Cell(plain, rrmse, 8, 5), Cell(other, rrmse, 8, 5),
-             RatioCell(plain, other, rrmse), Cell(minmax, speed, 8, 1), Cell(minmax, rrmse, 8, 5),
-             Cell(weighted, speed, 8, 1), Cell(other_weighted, speed, 8, 1),
-             RatioCell(weighted, other_weighted, speed), Cell(weighted, wrmse, 8, 5),
-             Cell(other_weighted, wrmse, 8, 5), RatioCell(weighted, other_weighted, wrmse));
-  const Figures* bound = row.Find("bound");
-  if (bound != nullptr) {
-    fmt::print(stderr, " | {}{} {}{}", Cell(bound, rrmse, 8, 5), RatioCell(plain, bound, rrmse),
-               Cell(bound, wrmse, 8, 5), RatioCell(weighted, bound, wrmse));
-  }
-  fmt::print(stderr, "\n");
 }
 
 std::vector<std::string> Split(std::string_view list) {
@@ -337,6 +243,7 @@ Result<Options> ParseOptions(int argc, char** argv) {
                         : flag == "--importance" ? &options.importance
                         : flag == "--target"     ? &options.target
                         : flag == "--ggml"       ? &options.ggml
+                        : flag == "--markdown"   ? &options.markdown
                                                  : nullptr;
     if (number != nullptr) {
       const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *number);
@@ -350,6 +257,9 @@ Result<Options> ParseOptions(int argc, char** argv) {
     } else {
       return Error(ErrorCode::kUsage, "no option " + std::string(flag));
     }
+  }
+  if (!options.markdown.empty() && options.markdown != "errors" && options.markdown != "speed") {
+    return Error(ErrorCode::kUsage, "--markdown needs errors or speed");
   }
   if (options.types.empty()) options.types = DefaultTypes(false);
   return options;
@@ -380,25 +290,31 @@ Status RunBench(const Options& options) {
     PW_ASSIGN(library, GgmlLibrary::Load(options.ggml));
   }
   const int64_t best = hwy::SupportedTargets() & -hwy::SupportedTargets();
-  fmt::print(
-      "{{\"schema\": \"pennyweight.bench.quant/1\",\n  \"data\": \"{}\", \"rows\": {}, "
-      "\"cols\": {}, \"target\": \"{}\", \"reference\": {},\n  \"results\": [\n",
-      data.name, data.rows, data.cols, hwy::TargetName(best), library ? "true" : "false");
-  fmt::print(stderr, "{} [{}, {}], {}, one thread; i: with importance\n", data.name, data.rows,
-             data.cols, hwy::TargetName(best));
-  PrintTableHead(options.bounds);
+  const std::string title =
+      fmt::format("{} [{}, {}], {}", data.name, data.rows, data.cols, hwy::TargetName(best));
+  const bool json = options.markdown.empty();
+  if (json) {
+    fmt::print(
+        "{{\"schema\": \"pennyweight.bench.quant/1\",\n  \"data\": \"{}\", \"rows\": {}, "
+        "\"cols\": {}, \"target\": \"{}\", \"reference\": {},\n  \"results\": [\n",
+        data.name, data.rows, data.cols, hwy::TargetName(best), library ? "true" : "false");
+  } else {
+    PrintMarkdownHead(options.markdown == "speed", title);
+  }
+  PrintTableHead(title, options.bounds);
   bool first = true;
   for (const std::string& name : options.types) {
-    PW_ASSIGN(const Row row, MeasureType(options, data, name, library ? &*library : nullptr));
-    if (row.runs.empty() && !row.bound.measured()) {
+    PW_ASSIGN(const BenchRow row, MeasureType(options, data, name, library ? &*library : nullptr));
+    if (row.ways.empty()) {
       fmt::print(stderr, "{:14} rows of {} columns are not encoded\n", name, data.cols);
       continue;
     }
-    PrintJson(row, first);
     PrintTableRow(row);
+    if (json) PrintJson(row, first);
+    if (!json) PrintMarkdownRow(options.markdown == "speed", row);
     first = false;
   }
-  fmt::print("\n  ]\n}}\n");
+  if (json) fmt::print("\n  ]\n}}\n");
   return OkStatus();
 }
 
