@@ -27,9 +27,13 @@ std::string RatioCell(const Figures* a, const Figures* b, double Figures::*field
   return fmt::format("{:>8}", ratio == "null" ? "-" : ratio.substr(0, ratio.size() - 1));
 }
 
-// A cell of a Markdown table and its bar.
-std::string Column(const Figures* f, double Figures::*field, int digits) {
-  return Cell(f, field, 0, digits) + " | ";
+// Cells of a Markdown table, each with its bar.
+std::string SpeedColumn(const Figures* f) {
+  return f == nullptr || f->speed < 0 ? "- | " : fmt::format("{:.1f} | ", f->speed);
+}
+
+std::string ErrorColumn(const Figures* f, double Figures::*field) {
+  return f == nullptr || f->*field < 0 ? "- | " : fmt::format("{:#.4g} | ", f->*field);
 }
 
 std::string RatioColumn(const Figures* a, const Figures* b, double Figures::*field, int digits) {
@@ -121,17 +125,16 @@ void PrintMarkdownRow(bool speed, const BenchRow& row) {
   std::string line = fmt::format("| {} | ", row.type);
   if (speed) {
     const auto field = &Figures::speed;
-    line += Column(plain, field, 1) + Column(other, field, 1) +
-            RatioColumn(plain, other, field, 2) + Column(weighted, field, 1) +
-            Column(other_weighted, field, 1) + RatioColumn(weighted, other_weighted, field, 2) +
-            Column(minmax, field, 1);
+    line += SpeedColumn(plain) + SpeedColumn(other) + RatioColumn(plain, other, field, 2) +
+            SpeedColumn(weighted) + SpeedColumn(other_weighted) +
+            RatioColumn(weighted, other_weighted, field, 2) + SpeedColumn(minmax);
   } else {
     const auto rrmse = &Figures::rrmse, wrmse = &Figures::wrmse;
-    line += fmt::format("{:.3f} | ", row.bits) + Column(minmax, rrmse, 5) +
-            Column(plain, rrmse, 5) + Column(other, rrmse, 5) +
-            RatioColumn(plain, other, rrmse, 3) + Column(bound, rrmse, 5) +
-            Column(weighted, wrmse, 5) + Column(other_weighted, wrmse, 5) +
-            RatioColumn(weighted, other_weighted, wrmse, 3) + Column(bound, wrmse, 5);
+    line += fmt::format("{:.3f} | ", row.bits) + ErrorColumn(minmax, rrmse) +
+            ErrorColumn(plain, rrmse) + ErrorColumn(other, rrmse) +
+            RatioColumn(plain, other, rrmse, 3) + ErrorColumn(bound, rrmse) +
+            ErrorColumn(weighted, wrmse) + ErrorColumn(other_weighted, wrmse) +
+            RatioColumn(weighted, other_weighted, wrmse, 3) + ErrorColumn(bound, wrmse);
   }
   line.pop_back();
   fmt::print("{}\n", line);

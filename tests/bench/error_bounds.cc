@@ -322,7 +322,7 @@ double LeastOfAffine(const Weights& w, const Layout& layout, std::vector<Crossin
   const double range = *max - *min;
   if (range == 0) return 0;
   double least = kInfinity;
-  constexpr int kScales = 320;
+  constexpr int kScales = 160;
   for (int i = 0; i <= kScales; ++i) {  // 0.1 clips outliers, 2 hits a few weights well
     const double scale = range / layout.steps * 0.1 * std::pow(20.0, double(i) / kScales);
     SweepOffsets(w, layout.steps, scale, *max, *min - scale, layout.stored, crossings, &least);
@@ -335,7 +335,10 @@ double LeastOfAffine(const Weights& w, const Layout& layout, std::vector<Crossin
 std::optional<double> LeastError(const Encoding& encoding, const float* w, int64_t rows,
                                  int64_t cols, const float* importance) {
   std::optional<Layout> layout;
-  if (encoding.kind == Encoding::Kind::kBlock) layout = BlockLayout(encoding.block);
+  if (encoding.kind == Encoding::Kind::kBlock) {
+    if (cols % TraitsOf(encoding.block).elements != 0) return std::nullopt;
+    layout = BlockLayout(encoding.block);
+  }
   if (encoding.kind == Encoding::Kind::kInteger) layout = IntegerLayout(encoding.integer, cols);
   if (!layout || cols % layout->width != 0) return std::nullopt;
   const bool byte_scale = layout->stored == Stored::kE8M0 || layout->stored == Stored::kE4M3;
