@@ -7,10 +7,12 @@
 #include "lib/parallel.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
+#include "quant/metrics.h"
 
 namespace pennyweight {
 
 Status CheckFiniteRow(const float* w, int64_t cols, int64_t row) {
+  if (AllFinite(w, cols)) return OkStatus();
   for (int64_t c = 0; c < cols; ++c) {
     if (!std::isfinite(w[c])) {
       return Error(ErrorCode::kNonFinite, std::string(std::isnan(w[c]) ? "NaN" : "infinity") +
@@ -48,7 +50,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
                                               " columns cannot be written as " + encoding.Name());
   }
-  *out = EncodedTensor::Allocate(encoding, rows, cols);
+  out->Reset(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
