@@ -22,6 +22,7 @@ constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
     MakeFP4Grid,
     MakeTernaryGrid,
+    MakeIq1Grid,
 };
 
 }  // namespace

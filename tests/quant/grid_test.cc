@@ -87,8 +87,9 @@ TEST_CASE("the search beats min/max, weighted or not, and each code is the neare
         weighted[s] += WeightedError(w, CodeRow(grid.get(), w, search, h, &out), h);
         // Rounding a decoded value again must not move it: it is on the grid of the last block.
         const int64_t last = cols - grid->block();
-        for (int64_t i = 0; i < grid->block(); ++i) {
-          const float v = grid->Round(i, w[static_cast<size_t>(last + i)]);
+        for (int64_t i = 0; i < grid->block(); i += grid->unit()) {
+          const auto unit = static_cast<size_t>(grid->unit());
+          const auto v = grid->Round(i, {w.data() + last + i, unit});
           REQUIRE(grid->Round(i, v) == v);
         }
       }

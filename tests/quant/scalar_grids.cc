@@ -3,6 +3,7 @@
 #include "tests/quant/scalar_grids.h"
 
 #include "quant/grid_fp4-inl.h"
+#include "quant/grid_iq1-inl.h"
 #include "quant/grid_legacy-inl.h"
 #include "quant/grid_ternary-inl.h"
 
@@ -11,8 +12,8 @@ namespace pennyweight {
 std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Effort effort) {
   static_assert(HWY_TARGET == HWY_SCALAR);
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
-  for (const auto make :
-       {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeFP4GridImpl, N_SCALAR::MakeTernaryGridImpl}) {
+  for (const auto make : {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeFP4GridImpl,
+                          N_SCALAR::MakeTernaryGridImpl, N_SCALAR::MakeIq1GridImpl}) {
     if (auto grid = make(encoding.block, effort)) return grid;
   }
   return nullptr;
