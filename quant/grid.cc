@@ -20,6 +20,9 @@ namespace {
 // In no order: each type is of one family.
 constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
+    MakeFP4Grid,
+    MakeTernaryGrid,
+    MakeIq1Grid,
 };
 
 }  // namespace

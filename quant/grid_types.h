@@ -11,4 +11,12 @@ namespace pennyweight {
 // Q4_0 Q5_0 Q8_0.
 std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
 
+// MXFP4 NVFP4.
+std::unique_ptr<BlockGrid> MakeFP4Grid(BlockType type, Effort effort);
+// TQ1_0 TQ2_0 Q1_0 Q2_0.
+std::unique_ptr<BlockGrid> MakeTernaryGrid(BlockType type, Effort effort);
+
+// IQ1_S IQ1_M.
+std::unique_ptr<BlockGrid> MakeIq1Grid(BlockType type, Effort effort);
+
 }  // namespace pennyweight
