@@ -8,6 +8,7 @@
 #include "lib/linalg.h"
 #include "quant/codec.h"
 #include "quant/method.h"
+#include "quant/non_finite.h"
 
 namespace pennyweight {
 namespace {
@@ -133,7 +134,10 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
       for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
       Status status = Encode(context, job, candidate.method, target.data(), count, cols, &tile);
-      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+      if (!status.ok()) {
+        return InTensorOf(
+            LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
+      }
       DecodeRows(tile, 0, count, target.data());
       HeldOutProduct(context, statistics, statistics.heldout(), target.data(), count, &have);
       for (size_t i = 0; i < want.size(); ++i) {
@@ -307,6 +311,7 @@ Status StreamTensor(const Context& context, const TensorSource& source, size_t i
     report->method = method == Method::kMinMax ? "minmax" : "rtn";
   }
   WeightError weight;
+  int64_t kept = 0;
   std::vector<float> w, decoded;
   for (int64_t row = 0; row < rows; row += step) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
@@ -319,13 +324,22 @@ Status StreamTensor(const Context& context, const TensorSource& source, size_t i
     }
     if (copy) {
       PW_TRY(source.ReadRows(index, row, count, &tile));
+    } else if (choice.keep_non_finite && !choice.quantize) {
+      CastTile(choice.encoding, w.data(), count, cols, &tile);
     } else {
       Status status =
           QuantizeRtn(context, choice.encoding, w.data(), count, cols, {}, search, &tile);
-      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+      if (!status.ok()) {
+        return InTensorOf(
+            LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
+      }
     }
     if (decodable) {
       DecodeRows(tile, 0, count, decoded.data());
+      if (choice.keep_non_finite) {  // no error can be told of them
+        kept += ReplaceNonFinite(w.data(), count * cols);
+        ReplaceNonFinite(decoded.data(), count * cols);
+      }
       weight.Add(w.data(), decoded.data(), static_cast<int64_t>(w.size()));
       if (on_tile) PW_TRY(on_tile(row, count, decoded.data()));
     }
@@ -335,6 +349,7 @@ Status StreamTensor(const Context& context, const TensorSource& source, size_t i
     FillWeightError(weight, report);
     sums->weight.Merge(weight);
   }
+  if (kept > 0) report->fallback = std::to_string(kept) + " NaN or infinite, kept as they are";
   report->seconds = Seconds(start);
   return OkStatus();
 }
