@@ -28,12 +28,12 @@ check() {
   rm -r "$out"
 }
 
-for type in q4_k_m q2_k q4_0 q8_0 f16; do check a.gguf --type $type --method rtn; done
+for type in q4_k_m q2_k q4_0 q8_0 f16; do check a.gguf --type $type --method minmax; done
 check a.gguf --type q5_k_s --pure --method minmax
-check a.gguf --type q4_k_m --tensor-type 'ffn_down=q6_k' --keep 'blk\.1\.' --method rtn
+check a.gguf --type q4_k_m --tensor-type 'ffn_down=q6_k' --keep 'blk\.1\.' --method minmax
 check a.gguf --type q4_0 --tokens 2048
 check folder --type int4 --method rtn
-check folder --type int8 --asymmetric --group-size 32 --method rtn
+check folder --type int8 --asymmetric --group-size 32 --method minmax
 check folder --to safetensors --type f16
 check one.safetensors --type f32
 
@@ -68,7 +68,7 @@ for method in rtn gptq; do
 done
 printf '\x80\x7f' | dd of="$file" bs=1 seek="$norm" conv=notrunc status=none
 expect 2 "infinity at element 0" input_layernorm -- \
-  quantize "$WORK/nan" -o "$WORK/out/n.gguf" --method rtn --tensor-type 'up_proj=f16'
+  quantize "$WORK/nan" -o "$WORK/out/n.gguf" --method rtn --keep 'up_proj'
 "$P" quantize "$WORK/nan" -o "$WORK/n.gguf" --force --allow-nan --method rtn --json \
   >"$WORK/run.json" 2>"$WORK/stderr" || fail "--allow-nan with a norm: $(cat "$WORK/stderr")"
 grep -q '"fallback": *"1 NaN or infinite, kept as they are"' "$WORK/run.json" || fail "norm not told"
