@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <map>
 
@@ -158,6 +159,31 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
   options.keep = arguments.All("--keep");
   options.importance = IsCalibrated(arguments, settings, model);
   return options;
+}
+
+// What the rules of a mix ask of the model. A GGUF file that cannot be run, say for its rope
+// scaling, has no configuration here, but its metadata say as much.
+ModelConfig MixConfig(const Model& model) {
+  if (model.config) return *model.config;
+  ModelConfig config;
+  const auto& metadata = model.source->metadata();
+  const auto architecture = metadata.find("general.architecture");
+  if (architecture == metadata.end()) return config;
+  config.architecture = architecture->second;
+  const auto number = [&](const char* key, int64_t* out) {
+    const auto entry = metadata.find(config.architecture + "." + key);
+    if (entry == metadata.end()) return;
+    int64_t value = 0;
+    const char* const end = entry->second.data() + entry->second.size();
+    const auto [rest, code] = std::from_chars(entry->second.data(), end, value);
+    if (code == std::errc() && rest == end && value > 0) *out = value;
+  };
+  number("block_count", &config.layers);
+  number("attention.head_count", &config.heads);
+  config.kv_heads = config.heads;
+  number("attention.head_count_kv", &config.kv_heads);
+  number("expert_count", &config.experts);
+  return config;
 }
 
 // What no mix decides: tensors whose bits this program does not turn into numbers stay as they are,
@@ -354,8 +380,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
-  PW_ASSIGN(std::vector<Choice> choices,
-            ChooseTypes(mix, model.family, model.config.value_or(ModelConfig()), tensors));
+  PW_ASSIGN(std::vector<Choice> choices, ChooseTypes(mix, model.family, MixConfig(model), tensors));
   AdjustChoices(model, settings.layout, &choices);
 
   std::vector<OutputTensor> outputs;
