@@ -8,6 +8,7 @@
 #include "lib/linalg.h"
 #include "quant/codec.h"
 #include "quant/method.h"
+#include "quant/non_finite.h"
 
 namespace pennyweight {
 namespace {
@@ -133,7 +134,10 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
       for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
       Status status = Encode(context, job, candidate.method, target.data(), count, cols, &tile);
-      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+      if (!status.ok()) {
+        return InTensorOf(
+            LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
+      }
       DecodeRows(tile, 0, count, target.data());
       HeldOutProduct(context, statistics, statistics.heldout(), target.data(), count, &have);
       for (size_t i = 0; i < want.size(); ++i) {

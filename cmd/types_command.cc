@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "cmd/commands.h"
 #include "lib/arch/family.h"
@@ -117,12 +118,17 @@ std::string TypesTable() {
                           fmt::format("{:.3g}", row.encoding.BitsPerWeight(kColumns)),
                           std::string(ImportanceUseName(row.importance)),
                           fmt::format("{}", fmt::join(LayoutsOf(row), " ")),
-                          std::string(row.feedback)});
+                          row.feedback.starts_with("none") ? "no" : "yes"});
   }
   std::string text = table.ToString();
+  std::map<std::string_view, std::string> suffixes;
   for (const TypeRow& row : TypeRows()) {
     if (row.suffixes.empty() || !IsWritable(row.encoding)) continue;
-    text += fmt::format("{} may be followed by {}\n", row.name, row.suffixes);
+    std::string& names = suffixes[row.suffixes];
+    names += fmt::format("{}{}", names.empty() ? "" : " ", row.name);
+  }
+  for (const auto& [suffix, names] : suffixes) {
+    text += fmt::format("{} may be followed by {}\n", names, suffix);
   }
   if (!others.empty()) text += fmt::format("read but not written: {}\n", others);
   return text;

@@ -196,6 +196,13 @@ Choice Fit(const Encoding& wanted, int64_t cols) {
   return choice;
 }
 
+// "ffn_down" of "blk.7.ffn_down.weight".
+std::string_view PartName(std::string_view gguf_name) {
+  gguf_name = gguf_name.substr(0, gguf_name.rfind('.'));
+  const size_t dot = gguf_name.rfind('.');
+  return dot == std::string_view::npos ? gguf_name : gguf_name.substr(dot + 1);
+}
+
 // Decides tensor after tensor; GGUF mixes need GgufOrder.
 class Chooser {
  public:
@@ -216,13 +223,20 @@ class Chooser {
                        fmt::format("{} is copied as it is", tensor.encoding.Name()));
     }
     if (auto reason = NotQuantizable(entry)) return Small(entry, *reason);
-    if (auto explicit_type = ExplicitType(entry)) return Fit(*explicit_type, tensor.cols());
+    if (auto explicit_type = ExplicitType(entry)) {
+      return Because("asked for", Fit(*explicit_type, tensor.cols()));
+    }
     if (entry.keep) return LeftAlone(options_.plain, "kept as asked");
-    if (!style_) return Fit(base_, tensor.cols());
+    if (!style_) return Because("every matrix", Fit(base_, tensor.cols()));
     return *style_ == MixStyle::kGguf ? ByGgufMix(entry) : ForLinears(entry);
   }
 
  private:
+  static Choice Because(std::string why, Choice choice) {
+    choice.why = std::move(why);
+    return choice;
+  }
+
   // A tensor that is not a weight matrix: a pattern may still choose its plain dtype.
   Choice Small(const Entry& entry, const std::string& reason) const {
     const bool is_matrix = entry.role == Role::kOther && entry.tensor->shape.size() >= 2;
@@ -249,7 +263,12 @@ class Chooser {
 
   Choice ByGgufMix(const Entry& entry) {
     const int64_t cols = entry.tensor->cols();
-    return Fit(Encoding::Block(gguf_.Choose(entry.gguf_name, cols, entry.expert)), cols);
+    const BlockType type = gguf_.Choose(entry.gguf_name, cols, entry.expert);
+    const bool by_rule = base_.kind == Encoding::Kind::kBlock && type != base_.block;
+    std::string why = by_rule
+                          ? fmt::format("{} has a rule for {}", name_, PartName(entry.gguf_name))
+                          : fmt::format("{}", name_);
+    return Because(std::move(why), Fit(Encoding::Block(type), cols));
   }
 
   Choice ForLinears(const Entry& entry) const {
@@ -263,7 +282,7 @@ class Chooser {
       return LeftAlone(options_.plain, fmt::format("{} takes matrices, not {}", name_,
                                                    ShapeToString(entry.tensor->shape)));
     }
-    return Fit(base_, entry.tensor->cols());
+    return Because(name_, Fit(base_, entry.tensor->cols()));
   }
 
   const MixOptions& options_;

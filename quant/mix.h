@@ -60,7 +60,10 @@ struct Choice {
   Encoding encoding;
   bool quantize = false;                // false: stored plain
   std::optional<std::string> fallback;  // why it was left alone, or is not what was asked for
-  bool degraded = false;                // a shape stood in the way of what was asked for (--strict)
+  std::string why = {};                 // for people: what decided, where nothing fell back
+  // NaN and infinity pass where the tensor is stored plain, instead of being an error.
+  bool keep_non_finite = false;
+  bool degraded = false;  // a shape stood in the way of what was asked for (--strict)
 };
 
 // One choice per tensor, in the order given. For gguf mixes the choices equal those of llama.cpp's
