@@ -7,12 +7,34 @@
 #include "calib/tile_work.h"
 #include "quant/codec.h"
 #include "quant/method.h"
+#include "quant/method_checks.h"
 
 namespace pennyweight {
 namespace {
 
-// Values that are decoded and compared at a time: they stay in the first-level cache.
-constexpr int64_t kPieceElements = 1 << 12;
+// Weights that are decoded, quantized and measured at a time: as floats they stay in a core's
+// second-level cache from the first step to the last, and what is compared in the first-level one.
+constexpr int64_t kPieceElements = 1 << 15;
+constexpr int64_t kCompareElements = 1 << 12;
+
+// Whether rows of a tile can be encoded apart and put behind each other.
+bool HasRowPieces(const Encoding& to) {
+  return to.kind != Encoding::Kind::kScaled && to.kind != Encoding::Kind::kCodebook;
+}
+
+template <class T>
+void AppendAll(const std::vector<T>& from, std::vector<T>* to) {
+  to->insert(to->end(), from.begin(), from.end());
+}
+
+// Puts the rows of `piece` behind those of `tile`, which is empty or of the same encoding.
+void AppendRows(const EncodedTensor& piece, EncodedTensor* tile) {
+  AppendAll(piece.data, &tile->data);
+  AppendAll(piece.codes, &tile->codes);
+  AppendAll(piece.scales, &tile->scales);
+  AppendAll(piece.zeros, &tile->zeros);
+  tile->rows += piece.rows;
+}
 
 class TileStream {
  public:
@@ -27,55 +49,77 @@ class TileStream {
     const TensorInfo& info = job_.source->tensors()[tile->tensor];
     const Encoding& to = job_.choices[tile->tensor].encoding;
     PW_TRY(job_.source->ReadRows(tile->tensor, tile->row, tile->rows, &scratch->stored));
-    const EncodedTensor* written = &scratch->stored;
-    const float* values = nullptr;
-    if (to != info.encoding) {
+    const bool copy = to == info.encoding;
+    if (!copy) {
       Status status = Encode(info, to, tile, scratch);
       if (!status.ok()) {
         return std::move(status).TakeError().InTensor(info.name).InFile(info.file);
       }
-      written = &scratch->encoded;
-      values = scratch->values.data();
+    } else if (CanDecode(info.encoding)) {
+      PW_TRY(Measure(scratch->stored, nullptr, tile->row, &tile->result.error, scratch));
     }
-    if (CanDecode(info.encoding)) PW_TRY(Measure(*written, values, tile, scratch));
-    Status status = job_.sink->Write(tile->tensor, tile->row, *written);
+    Status status =
+        job_.sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->encoded);
     if (!status.ok()) return std::move(status).TakeError().InTensor(info.name);
     return OkStatus();
   }
 
  private:
-  Status Encode(const TensorInfo& info, const Encoding& to, const Tile* tile,
-                TileScratch* scratch) {
+  Status Encode(const TensorInfo& info, const Encoding& to, Tile* tile, TileScratch* scratch) {
     if (!CanDecode(info.encoding)) {
       return Error(ErrorCode::kUnsupported,
                    "values of type " + info.encoding.Name() + " cannot be decoded");
     }
-    scratch->values.resize(static_cast<size_t>(tile->rows * info.cols()));
-    DecodeRows(scratch->stored, 0, tile->rows, scratch->values.data());
-    const ScaleSearch search =
-        job_.method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
-    return QuantizeRtn(context_, to, scratch->values.data(), tile->rows, info.cols(), {}, search,
-                       &scratch->encoded);
-  }
-
-  // The error of what is written against `values`; null: the same bytes, so there is none.
-  Status Measure(const EncodedTensor& written, const float* values, Tile* tile,
-                 TileScratch* scratch) {
-    const int64_t cols = written.cols;
-    const int64_t step = std::max<int64_t>(1, kPieceElements / cols);
-    scratch->decoded.resize(static_cast<size_t>(std::min(step, tile->rows) * cols));
-    float* decoded = scratch->decoded.data();
-    WeightError& error = tile->result.error;
+    const int64_t cols = info.cols();
+    const int64_t step =
+        HasRowPieces(to) ? std::max<int64_t>(1, kPieceElements / cols) : tile->rows;
+    scratch->encoded.Reset(to, 0, cols);
+    scratch->values.resize(static_cast<size_t>(std::min(step, tile->rows) * cols));
+    float* values = scratch->values.data();
     for (int64_t row = 0; row < tile->rows; row += step) {
       const int64_t rows = std::min(step, tile->rows - row);
+      DecodeRows(scratch->stored, row, rows, values);
+      PW_TRY(Quantize(to, values, tile->row + row, rows, cols, &scratch->piece));
+      PW_TRY(Measure(scratch->piece, values, tile->row + row, &tile->result.error, scratch));
+      if (step >= tile->rows) {
+        std::swap(scratch->encoded, scratch->piece);
+      } else {
+        AppendRows(scratch->piece, &scratch->encoded);
+      }
+    }
+    return OkStatus();
+  }
+
+  // Rows that begin at `first` of the tensor.
+  Status Quantize(const Encoding& to, const float* values, int64_t first, int64_t rows,
+                  int64_t cols, EncodedTensor* out) {
+    const ScaleSearch search =
+        job_.method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
+    Status status = QuantizeRtn(context_, to, values, rows, cols, {}, search, out);
+    if (status.ok() || status.error().code != ErrorCode::kNonFinite) return status;
+    // The row by its number in the tensor.
+    for (int64_t r = 0; r < rows; ++r) PW_TRY(CheckFiniteRow(values + r * cols, cols, first + r));
+    return status;
+  }
+
+  // Adds the error of `written`, rows from `first` of the tensor on, against `values`; null: the
+  // same bytes, so there is none.
+  Status Measure(const EncodedTensor& written, const float* values, int64_t first,
+                 WeightError* error, TileScratch* scratch) {
+    const int64_t cols = written.cols;
+    const int64_t step = std::max<int64_t>(1, kCompareElements / cols);
+    scratch->decoded.resize(static_cast<size_t>(std::min(step, written.rows) * cols));
+    float* decoded = scratch->decoded.data();
+    for (int64_t row = 0; row < written.rows; row += step) {
+      const int64_t rows = std::min(step, written.rows - row);
       DecodeRows(written, row, rows, decoded);
-      error.Add(values == nullptr ? decoded : values + row * cols, decoded, rows * cols);
+      error->Add(values == nullptr ? decoded : values + row * cols, decoded, rows * cols);
       if (!on_rows_) continue;
       const std::lock_guard<std::mutex> lock(mutex_);
-      PW_TRY(on_rows_(tile->row + row, rows, decoded));
+      PW_TRY(on_rows_(first + row, rows, decoded));
     }
     // NaN minus NaN is no zero, but the bytes are the same.
-    if (values == nullptr) error.sum_sq_error = error.max_abs_error = 0;
+    if (values == nullptr) error->sum_sq_error = error->max_abs_error = 0;
     return OkStatus();
   }
 

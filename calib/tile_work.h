@@ -32,7 +32,7 @@ std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<con
 
 // Buffers of one tile; what they hold between tiles is unspecified.
 struct TileScratch {
-  EncodedTensor stored, encoded;
+  EncodedTensor stored, encoded, piece;
   std::vector<float> values, decoded;
 };
 

@@ -170,7 +170,7 @@ TEST_CASE("the first tensor with a value that is no number is named, whatever th
   const auto made = RandomCase();
   for (const char* name : {"cast", "small7", "experts"}) {
     float bad = std::numeric_limits<float>::quiet_NaN();
-    std::memcpy(made->source.data(name).data() + 4 * 1000, &bad, 4);
+    std::memcpy(made->source.data(name).data() + 4 * 2000, &bad, 4);
   }
   // A copy may hold anything: its bytes are not looked into.
   float infinite = std::numeric_limits<float>::infinity();
@@ -180,7 +180,20 @@ TEST_CASE("the first tensor with a value that is no number is named, whatever th
     REQUIRE(!out.status.ok());
     CHECK(out.status.error().code == ErrorCode::kNonFinite);
     CHECK(out.status.error().tensor == "small7");
+    // 2000 = 31 * 64 + 16.
+    CHECK(out.status.error().message == "NaN at row 31, column 16");
   }
+}
+
+TEST_CASE("a bad value far down a large tensor is named by its row there") {
+  auto made = std::make_unique<Case>();
+  std::mt19937 rng(std::random_device{}());
+  made->Add("w", {9000, 128}, Encoding::Block(BlockType::kQ4_0), &rng);
+  const float bad = std::numeric_limits<float>::infinity();
+  std::memcpy(made->source.data("w").data() + 4 * (8765 * 128 + 43), &bad, 4);
+  const Streamed out = Stream(*made, 2, kPlenty, nullptr);
+  REQUIRE(!out.status.ok());
+  CHECK(out.status.error().message == "infinity at row 8765, column 43");
 }
 
 TEST_CASE("a limit that not one tile fits under is an error that says what would do") {
@@ -215,7 +228,7 @@ TEST_CASE("tiles cover every row once, are small whatever the tensor, and do not
     CHECK(tile.row == row);
     CHECK(tile.row % TensorSink::kTileRows == 0);
     const int64_t cols = tensors[tensor].cols();
-    CHECK(tile.rows * cols <= std::max(int64_t{1} << 19, TensorSink::kTileRows * cols));
+    CHECK(tile.rows * cols <= std::max(int64_t{1} << 20, TensorSink::kTileRows * cols));
     row += tile.rows;
   }
   CHECK(tensor == 5);
