@@ -153,6 +153,7 @@ Status LayerWalk::StreamOne(const Context& context, size_t index, const RowsCall
   job.source = in_.model->source.get();
   job.choices = in_.choices;
   job.method = in_.method;
+  job.effort = in_.effort;
   job.sink = in_.sink;
   job.reports = in_.reports;
   job.sums = in_.sums;
@@ -269,6 +270,7 @@ Status LayerWalk::QuantizeLinear(const Context& context, size_t index,
   job.index = index;
   job.choice = &choice;
   job.method = in_.method;
+  job.effort = in_.effort;
   job.statistics = &statistics;
   job.factored = factored;
   PW_ASSIGN(MatrixResult result, QuantizeMatrix(context, job, in_.sink, &report, in_.sums));
@@ -421,6 +423,7 @@ Status LayerWalk::Head(const Context& context) {
   job.index = static_cast<size_t>(index);
   job.choice = &in_.choices[job.index];
   job.method = in_.method;
+  job.effort = in_.effort;
   job.statistics = &statistics;
   job.factored = factored;
   (*in_.done)[job.index] = 1;

@@ -28,6 +28,7 @@ struct WalkInput {
   const Windows* windows = nullptr;
   std::span<const Choice> choices;  // per tensor of the source
   Method method = Method::kAuto;
+  Effort effort = Effort::kNormal;
   TensorSink* sink = nullptr;
   std::vector<TensorReport>* reports = nullptr;  // per tensor; error fields are filled
   std::vector<char>* done = nullptr;             // per tensor; set when it was written

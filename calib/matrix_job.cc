@@ -37,14 +37,15 @@ Status Encode(const Context& context, const MatrixJob& job, Method method, const
   const Encoding& encoding = job.choice->encoding;
   switch (method) {
     case Method::kMinMax:
-      return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out);
+      return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out,
+                         job.effort);
     case Method::kGptq: {
       const HessianFactor factor{cols, job.statistics->r(), job.statistics->importance()};
-      return QuantizeGptq(context, encoding, factor, w, rows, cols, out);
+      return QuantizeGptq(context, encoding, factor, w, rows, cols, out, job.effort);
     }
     default:
       return QuantizeRtn(context, encoding, w, rows, cols, job.statistics->importance(),
-                         ScaleSearch::kSearch, out);
+                         ScaleSearch::kSearch, out, job.effort);
   }
 }
 

@@ -56,6 +56,7 @@ struct MatrixJob {
   size_t index = 0;  // in the source, and in the sink
   const Choice* choice = nullptr;
   Method method = Method::kAuto;
+  Effort effort = Effort::kNormal;
   const InputStatistics* statistics = nullptr;
   bool factored = false;  // statistics->r() is valid; else gptq falls back to rtn
 };

@@ -190,6 +190,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     input.windows = options.windows;
     input.choices = choices;
     input.method = options.method;
+    input.effort = options.effort;
     input.sink = sink;
     input.reports = &report.tensors;
     input.done = &done;
@@ -209,6 +210,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
   job.source = model.source.get();
   job.choices = choices;
   job.method = options.method;
+  job.effort = options.effort;
   job.sink = sink;
   job.journal = options.journal;
   job.reports = &report.tensors;

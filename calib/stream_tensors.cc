@@ -7,7 +7,7 @@
 #include "calib/tile_work.h"
 #include "quant/codec.h"
 #include "quant/method.h"
-#include "quant/method_checks.h"
+#include "quant/non_finite.h"
 
 namespace pennyweight {
 namespace {
@@ -56,7 +56,7 @@ class TileStream {
         return std::move(status).TakeError().InTensor(info.name).InFile(info.file);
       }
     } else if (CanDecode(info.encoding)) {
-      PW_TRY(Measure(scratch->stored, nullptr, tile->row, &tile->result.error, scratch));
+      PW_TRY(Measure(scratch->stored, nullptr, false, tile->row, &tile->result.error, scratch));
     }
     Status status =
         job_.sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->encoded);
@@ -79,8 +79,10 @@ class TileStream {
     for (int64_t row = 0; row < tile->rows; row += step) {
       const int64_t rows = std::min(step, tile->rows - row);
       DecodeRows(scratch->stored, row, rows, values);
-      PW_TRY(Quantize(to, values, tile->row + row, rows, cols, &scratch->piece));
-      PW_TRY(Measure(scratch->piece, values, tile->row + row, &tile->result.error, scratch));
+      const bool keep = job_.choices[tile->tensor].keep_non_finite;
+      PW_TRY(Quantize(to, keep, values, tile->row + row, rows, cols, &scratch->piece));
+      if (keep) tile->result.kept_non_finite += ReplaceNonFinite(values, rows * cols);
+      PW_TRY(Measure(scratch->piece, values, keep, tile->row + row, &tile->result.error, scratch));
       if (step >= tile->rows) {
         std::swap(scratch->encoded, scratch->piece);
       } else {
@@ -91,21 +93,23 @@ class TileStream {
   }
 
   // Rows that begin at `first` of the tensor.
-  Status Quantize(const Encoding& to, const float* values, int64_t first, int64_t rows,
-                  int64_t cols, EncodedTensor* out) {
+  Status Quantize(const Encoding& to, bool keep_non_finite, const float* values, int64_t first,
+                  int64_t rows, int64_t cols, EncodedTensor* out) {
+    if (keep_non_finite) {
+      CastTile(to, values, rows, cols, out);
+      return OkStatus();
+    }
     const ScaleSearch search =
         job_.method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
-    Status status = QuantizeRtn(context_, to, values, rows, cols, {}, search, out);
-    if (status.ok() || status.error().code != ErrorCode::kNonFinite) return status;
-    // The row by its number in the tensor.
-    for (int64_t r = 0; r < rows; ++r) PW_TRY(CheckFiniteRow(values + r * cols, cols, first + r));
-    return status;
+    Status status = QuantizeRtn(context_, to, values, rows, cols, {}, search, out, job_.effort);
+    if (status.ok()) return status;
+    return LocateNonFinite(std::move(status).TakeError(), values, rows, cols, first);
   }
 
   // Adds the error of `written`, rows from `first` of the tensor on, against `values`; null: the
   // same bytes, so there is none.
-  Status Measure(const EncodedTensor& written, const float* values, int64_t first,
-                 WeightError* error, TileScratch* scratch) {
+  Status Measure(const EncodedTensor& written, const float* values, bool keep_non_finite,
+                 int64_t first, WeightError* error, TileScratch* scratch) {
     const int64_t cols = written.cols;
     const int64_t step = std::max<int64_t>(1, kCompareElements / cols);
     scratch->decoded.resize(static_cast<size_t>(std::min(step, written.rows) * cols));
@@ -113,6 +117,8 @@ class TileStream {
     for (int64_t row = 0; row < written.rows; row += step) {
       const int64_t rows = std::min(step, written.rows - row);
       DecodeRows(written, row, rows, decoded);
+      // No error can be told of values that were kept although they are none.
+      if (keep_non_finite) ReplaceNonFinite(decoded, rows * cols);
       error->Add(values == nullptr ? decoded : values + row * cols, decoded, rows * cols);
       if (!on_rows_) continue;
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -162,10 +168,13 @@ Status StreamTensors(const Context& context, const StreamJob& job, std::span<con
                                                     : "rtn";
     WeightError error;
     double seconds = 0;
+    int64_t kept = 0;
     for (; tile != tiles.end() && tile->tensor == i; ++tile) {
       error.Merge(tile->result.error);
       seconds += tile->result.seconds;
+      kept += tile->result.kept_non_finite;
     }
+    if (kept > 0) report.fallback = std::to_string(kept) + " NaN or infinite, kept as they are";
     report.seconds = seconds;
     if (!CanDecode(tensors[i].encoding)) continue;
     FillWeightError(copy ? WeightError() : error, &report);

@@ -12,14 +12,16 @@
 #include "lib/result.h"
 #include "lib/tensor_sink.h"
 #include "lib/tensor_source.h"
+#include "quant/effort.h"
 #include "quant/mix.h"
 
 namespace pennyweight {
 
 struct StreamJob {
   const TensorSource* source = nullptr;
-  std::span<const Choice> choices;               // parallel to the source's tensors
-  Method method = Method::kRtn;                  // gptq and auto become rtn
+  std::span<const Choice> choices;  // parallel to the source's tensors
+  Method method = Method::kRtn;     // gptq and auto become rtn
+  Effort effort = Effort::kNormal;
   TensorSink* sink = nullptr;                    // has begun with the same tensors
   Journal* journal = nullptr;                    // may be null: no record of single tiles
   std::vector<TensorReport>* reports = nullptr;  // parallel to the tensors

@@ -31,6 +31,7 @@ inline JournalUnit Unit(UnitKind kind, uint64_t a = 0, uint64_t b = 0) {
 struct TileResult {
   WeightError error;
   double seconds = 0;
+  int64_t kept_non_finite = 0;  // values of a plain tensor that stay NaN or infinite
 };
 std::string PackTile(const TileResult& tile);
 // False when the bytes are not what PackTile makes.

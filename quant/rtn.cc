@@ -7,7 +7,6 @@
 #include "lib/parallel.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
-#include "quant/metrics.h"
 
 namespace pennyweight {
 
