@@ -10,5 +10,7 @@ namespace pennyweight {
 
 // Q4_0 Q5_0 Q8_0.
 std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
+// Q3_K Q6_K: sub-blocks with a signed scale.
+std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type, Effort effort);
 
 }  // namespace pennyweight
