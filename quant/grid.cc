@@ -21,6 +21,7 @@ namespace {
 constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
     MakeSymmetricKGrid,
+    MakeIq4Grid,
 };
 
 }  // namespace

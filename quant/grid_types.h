@@ -12,5 +12,7 @@ namespace pennyweight {
 std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
 // Q3_K Q6_K: sub-blocks with a signed scale.
 std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type, Effort effort);
+// IQ4_NL IQ4_XS: codes of unevenly spaced values.
+std::unique_ptr<BlockGrid> MakeIq4Grid(BlockType type, Effort effort);
 
 }  // namespace pennyweight

@@ -27,6 +27,8 @@ constexpr TypeRow kTypes[] = {
     {"f32", kPlain, DType::kF32},
     {.name = "int4", .kind = kInteger, .bits = 4},
     {.name = "int8", .kind = kInteger, .bits = 8},
+    {.name = "iq4_nl", .kind = kBlock, .block = BlockType::kIQ4_NL},
+    {.name = "iq4_xs", .kind = kBlock, .block = BlockType::kIQ4_XS},
     {.name = "q2_k", .kind = kBlock, .block = BlockType::kQ2_K},
     {.name = "q3_k", .kind = kBlock, .block = BlockType::kQ3_K},
     {.name = "q4_0", .kind = kBlock, .block = BlockType::kQ4_0},

@@ -114,6 +114,8 @@ inline std::vector<GridCase> GridCases() {
       {Encoding::Block(B::kQ4_K), 2e-3, 7e-3},
       {Encoding::Block(B::kQ5_K), 5e-4, 2e-3},
       {Encoding::Block(B::kQ6_K), 1e-4, 5e-4},
+      {Encoding::Block(B::kIQ4_NL), 3e-3, 1.2e-2},
+      {Encoding::Block(B::kIQ4_XS), 3e-3, 1.2e-2},
       {Encoding::Integer(Ints(4, 32, true, DType::kF16)), 3e-3, 1.2e-2},
       {Encoding::Integer(Ints(4, 128, true, DType::kBF16)), 5e-3, 2e-2},
       {Encoding::Integer(Ints(4, 64, false, DType::kF16)), 4e-3, 1.5e-2},

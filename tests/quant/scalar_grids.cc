@@ -2,6 +2,7 @@
 // (CMakeLists.txt defines HWY_COMPILE_ONLY_SCALAR for this file.)
 #include "tests/quant/scalar_grids.h"
 
+#include "quant/grid_iq4-inl.h"
 #include "quant/grid_kquants_symmetric-inl.h"
 #include "quant/grid_legacy-inl.h"
 
@@ -13,6 +14,7 @@ std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Eff
   constexpr std::unique_ptr<BlockGrid> (*kFamilies[])(BlockType, Effort) = {
       N_SCALAR::MakeLegacyGridImpl,
       N_SCALAR::MakeSymmetricKGridImpl,
+      N_SCALAR::MakeIq4GridImpl,
   };
   for (const auto make : kFamilies) {
     if (auto grid = make(encoding.block, effort)) return grid;
