@@ -31,6 +31,7 @@ constexpr float Iq4Middle(int k) {
 // The nearest of kIq4Values; halfway, the lower.
 struct Iq4Codes {
   static constexpr float kLowest = -127;
+  static constexpr float kMostInside = 136;
 
   static HWY_INLINE V Argument(V inverse) { return hn::Mul(inverse, Splat(1.0f / kIq4Unit)); }
 
@@ -41,15 +42,17 @@ struct Iq4Codes {
   // mantissa the eight bins of |t| with edges 0, 1/2, 1, 3/2, 2, 3, 4, 5, each of which has but one
   // middle, on either side of zero. Bins are numbered 0 to 7 above zero and from 15 down below, and
   // bin i stands for the value 8 + i (mod 16) and that above it.
-  static HWY_INLINE IntV Index(V t) {
+  static HWY_INLINE IntV Index(V t) { return IndexOf(t, hn::Min(hn::Abs(t), Splat(5.5f))); }
+  static HWY_INLINE IntV IndexOf(V t, V magnitude) {
     const hn::RebindToSigned<LaneTag> di;
-    const V octaves = hn::Add(hn::Min(hn::Abs(t), Splat(5.5f)), Splat(2.0f));
+    const V octaves = hn::Add(magnitude, Splat(2.0f));
     const auto bin = hn::Xor(hn::ShiftRight<21>(hn::BitCast(di, octaves)),
                              hn::ShiftRight<31>(hn::BitCast(di, t)));
     const VMask above = hn::Gt(t, Lookup(kMiddles, bin));
     return hn::IfThenElse(hn::RebindMask(di, above), hn::Add(bin, hn::Set(di, 1)), bin);
   }
   static HWY_INLINE V Value(V t) { return Lookup(kValues, Index(t)); }
+  static HWY_INLINE V ValueInside(V t) { return Lookup(kValues, IndexOf(t, hn::Abs(t))); }
   static HWY_INLINE V Code(V t) {
     const hn::RebindToSigned<LaneTag> di;
     const auto code = hn::And(hn::Xor(Index(t), hn::Set(di, 8)), hn::Set(di, 15));
@@ -87,6 +90,7 @@ struct Iq4Codes {
     }
     return value;
   }
+  static HWY_INLINE V ValueInside(V t) { return Value(t); }
   static HWY_INLINE V Code(V t) {
     V code = hn::Zero(LaneTag());
     for (int k = 0; k < 15; ++k) {
@@ -106,8 +110,8 @@ HWY_INLINE V CodeIq4(const float* w, const float* argument, uint8_t* codes, int6
 
 class Iq4NlGrid final : public BlockGrid {
  public:
-  // After `trials` (see TryScales) some least-squares scales.
-  Iq4NlGrid(std::span<const float> trials, int refits)
+  // After `trials` some least-squares scales.
+  Iq4NlGrid(const Trials& trials, int refits)
       : BlockGrid(kWidth, kWidth, 1, TraitsOf(BlockType::kIQ4_NL).bytes),
         trials_(trials),
         refits_(refits) {}
@@ -169,13 +173,13 @@ class Iq4NlGrid final : public BlockGrid {
     for (int r = 0; r < refits_; ++r) {
       const V inverse = DivOrZero(Splat(1.0f), best.Scale());
       V xq, qq;
-      SumTrials<Iq4Codes, kPlain, 1>(x, h, kWidth, &inverse, &xq, &qq);
+      SumTrials<Iq4Codes, kPlain, false, 1>(x, h, kWidth, &inverse, &xq, &qq);
       KeepBetter<1>(&xq, &qq, &best);
     }
     return RoundToF16(hn::Mul(best.Scale(), down));
   }
 
-  std::span<const float> trials_;
+  Trials trials_;
   int refits_;
   alignas(kLaneAlign) float d_[kLanes] = {};
   alignas(kLaneAlign) float argument_[kLanes] = {};
@@ -242,14 +246,15 @@ class Iq4XsGrid final : public BlockGrid {
 };
 
 std::unique_ptr<BlockGrid> MakeIq4GridImpl(BlockType type, Effort effort) {
-  // The largest weight in units of the values.
-  static constexpr float kFew[] = {100, 110, 120, 130, 140, 150, -95, -105, -115, -125, -135, -145};
-  static constexpr float kSome[] = {90,   95,   100,  105,  110,  115,  120,  125,  130,  135,
-                                    140,  145,  150,  155,  160,  -85,  -90,  -95,  -100, -105,
-                                    -110, -115, -120, -125, -130, -135, -140, -145, -150, -155};
-  static constexpr float kRatios[] = {0.92f, 0.94f, 0.96f, 0.98f, 1.0f, 1.02f, 1.04f, 1.06f, 1.08f};
-  const std::span<const float> trials =
-      effort == Effort::kFast ? std::span<const float>(kFew) : std::span<const float>(kSome);
+  static constexpr float kFew[] = {100, 110, 120, 130, -95, -105, -115, -125, -135};
+  static constexpr float kFewBeyond[] = {140, 150, -145};
+  static constexpr float kSome[] = {90,  95,   100,  105,  110,  115,  120,  125,  130,  -85, -90,
+                                    -95, -100, -105, -110, -115, -120, -125, -130, -135, 135};
+  static constexpr float kSomeBeyond[] = {140, 145, 150, 155, 160, -140, -145, -150, -155};
+  static constexpr float kRatios[] = {0.92f, 0.93f, 0.94f, 0.95f, 0.96f, 0.97f, 0.98f, 0.99f, 1.0f,
+                                      1.01f, 1.02f, 1.03f, 1.04f, 1.05f, 1.06f, 1.07f, 1.08f};
+  const Trials trials =
+      effort == Effort::kFast ? Trials{kFew, kFewBeyond} : Trials{kSome, kSomeBeyond};
   const int refits = effort == Effort::kBest ? 3 : effort == Effort::kNormal ? 1 : 0;
   if (type == BlockType::kIQ4_NL) return std::make_unique<Iq4NlGrid>(trials, refits);
   if (type != BlockType::kIQ4_XS) return nullptr;

@@ -24,10 +24,12 @@ namespace HWY_NAMESPACE {
 template <int kCodes>
 struct SignedCodes {
   static constexpr float kLowest = -kCodes;
+  static constexpr float kMostInside = kCodes + 0.45f;  // rounds to kCodes
   static HWY_INLINE V Argument(V inverse) { return inverse; }
   static HWY_INLINE V Value(V t) {
     return NearestV(ClampV(t, Splat(kLowest), Splat(-kLowest - 1.0f)));
   }
+  static HWY_INLINE V ValueInside(V t) { return NearestV(hn::Min(t, Splat(-kLowest - 1.0f))); }
 };
 
 template <BlockType kType, int kCodes, int kTop>
@@ -132,27 +134,27 @@ class SymmetricKGrid final : public BlockGrid {
 };
 
 std::unique_ptr<BlockGrid> MakeSymmetricKGridImpl(BlockType type, Effort effort) {
-  // The largest weight as a code: to either side of -4 (-32), and with its sign turned.
   static constexpr float kQ3Few[] = {3.0f, 3.4f, 3.8f, 4.3f};
-  static constexpr float kQ3Some[] = {2.9f, 3.2f, 3.5f, 3.8f, 4.1f, 4.4f};
-  static constexpr float kQ3Clipped[] = {3.0f,  3.4f,  3.8f,  4.2f,  4.6f,  5.2f,  6.0f, -2.6f,
-                                         -3.0f, -3.4f, -3.8f, -4.2f, -4.6f, -5.2f, -6.0f};
-  static constexpr float kQ3All[] = {2.8f,  3.0f,  3.2f,  3.4f,  3.6f,  3.8f,  4.0f,  4.2f,
-                                     4.4f,  4.6f,  4.8f,  5.2f,  5.6f,  6.0f,  7.0f,  -2.4f,
-                                     -2.6f, -2.8f, -3.0f, -3.2f, -3.4f, -3.6f, -3.8f, -4.0f,
-                                     -4.2f, -4.4f, -4.6f, -5.2f, -6.0f, -7.0f};
+  static constexpr float kQ3Plain[] = {2.9f, 3.2f, 3.5f, 3.8f, 4.1f, 4.4f};
+  static constexpr float kQ3Some[] = {3.0f, 3.4f, 3.8f, 4.2f, -2.6f, -3.0f, -3.4f, -3.8f, -4.2f};
+  static constexpr float kQ3Beyond[] = {4.6f, 5.2f, 6.0f, -4.6f, -5.2f, -6.0f};
+  static constexpr float kQ3All[] = {2.8f,  3.0f,  3.2f,  3.4f,  3.6f,  3.8f,  4.0f,
+                                     4.2f,  4.4f,  -2.4f, -2.6f, -2.8f, -3.0f, -3.2f,
+                                     -3.4f, -3.6f, -3.8f, -4.0f, -4.2f, -4.4f};
+  static constexpr float kQ3AllBeyond[] = {4.6f, 4.8f,  5.2f,  5.6f,  6.0f,
+                                           7.0f, -4.6f, -5.2f, -6.0f, -7.0f};
   static constexpr float kQ6Few[] = {28, 29, 30, 31, 32, -27.5f, -28.5f, -29.5f, -30.5f, -31.5f};
-  static constexpr float kQ6Some[] = {20,     21,     22,     23,     24,     25,     26,
-                                      27,     28,     29,     30,     31,     32,     33,
-                                      -20.5f, -21.5f, -22.5f, -23.5f, -24.5f, -25.5f, -26.5f,
-                                      -27.5f, -28.5f, -29.5f, -30.5f, -31.5f, -32.5f};
+  static constexpr float kQ6Some[] = {21,     22,     23,     24,     25,     26,
+                                      27,     28,     29,     30,     31,     32,
+                                      -20.5f, -21.5f, -22.5f, -23.5f, -24.5f, -25.5f,
+                                      -26.5f, -27.5f, -28.5f, -29.5f, -30.5f, -31.5f};
   static constexpr float kQ6All[] = {
       17.2f,  17.9f,  18.6f,  19.3f,  20,     20.5f,  21,     21.5f,  22,     22.5f,
       23,     23.5f,  24,     24.5f,  25,     25.5f,  26,     26.5f,  27,     27.5f,
-      28,     28.5f,  29,     29.5f,  30,     30.5f,  31,     31.5f,  32,     33,
+      28,     28.5f,  29,     29.5f,  30,     30.5f,  31,     31.5f,  32,     32.4f,
       -17.5f, -18.2f, -18.9f, -19.6f, -20.3f, -20.8f, -21.3f, -21.8f, -22.3f, -22.8f,
       -23.3f, -23.8f, -24.3f, -24.8f, -25.3f, -25.8f, -26.3f, -26.8f, -27.3f, -27.8f,
-      -28.3f, -28.8f, -29.3f, -29.8f, -30.3f, -30.8f, -31.3f, -31.8f, -32.5f, -33.5f};
+      -28.3f, -28.8f, -29.3f, -29.8f, -30.3f, -30.8f, -31.3f, -31.8f, -32.4f};
   // The least error lies where the largest scale is cut short a little, or does not reach -top.
   static constexpr float kQ3FewRatios[] = {0.97f, 1.0f, 1.03f, 1.06f};
   static constexpr float kQ3Ratios[] = {0.9f,  0.92f, 0.94f, 0.95f, 0.96f, 0.97f,
@@ -163,15 +165,15 @@ std::unique_ptr<BlockGrid> MakeSymmetricKGridImpl(BlockType type, Effort effort)
   TwoLevelPlan plain, weighted;
   switch (type) {
     case BlockType::kQ3_K:
-      plain = {kQ3Some, kQ3FewRatios, 0};
-      weighted = {kQ3Clipped, kQ3Ratios, 1};
-      if (effort == Effort::kFast) plain = weighted = {kQ3Few, kQ3FewRatios, 0};
-      if (effort == Effort::kBest) plain = weighted = {kQ3All, kQ3Ratios, 2};
+      plain = {{kQ3Plain, {}}, kQ3FewRatios, 0};
+      weighted = {{kQ3Some, kQ3Beyond}, kQ3Ratios, 1};
+      if (effort == Effort::kFast) plain = weighted = {{kQ3Few, {}}, kQ3FewRatios, 0};
+      if (effort == Effort::kBest) plain = weighted = {{kQ3All, kQ3AllBeyond}, kQ3Ratios, 2};
       return std::make_unique<SymmetricKGrid<BlockType::kQ3_K, 4, 32>>(plain, weighted);
     case BlockType::kQ6_K:
-      plain = weighted = {kQ6Some, kQ6Ratios, 1};
-      if (effort == Effort::kFast) plain = weighted = {kQ6Few, kQ6Ratios, 0};
-      if (effort == Effort::kBest) plain = weighted = {kQ6All, kQ3Ratios, 2};
+      plain = weighted = {{kQ6Some, {}}, kQ6Ratios, 1};
+      if (effort == Effort::kFast) plain = weighted = {{kQ6Few, {}}, kQ6Ratios, 0};
+      if (effort == Effort::kBest) plain = weighted = {{kQ6All, {}}, kQ3Ratios, 2};
       return std::make_unique<SymmetricKGrid<BlockType::kQ6_K, 32, 128>>(plain, weighted);
     default:
       return nullptr;

@@ -27,8 +27,9 @@ namespace HWY_NAMESPACE {
 
 // The sums of SymmetricSumsV for kTrials inverse scales in one pass. kPlain: h is one everywhere
 // and is not looked at, which gives the same bits. Codes::Value(t): the value nearest to t =
-// x * Codes::Argument(1 / scale).
-template <class Codes, bool kPlain, int kTrials>
+// x * Codes::Argument(1 / scale). Codes::ValueInside, for kInside: the same for scales that give
+// weights at most Codes::kMostInside, and so need not be cut on that side.
+template <class Codes, bool kPlain, bool kInside, int kTrials>
 HWY_INLINE void SumTrials(const float* x, const float* h, int64_t n, const V* inverse, V* xq,
                           V* qq) {
   V argument[kTrials], a[kTrials], b[kTrials];
@@ -40,7 +41,8 @@ HWY_INLINE void SumTrials(const float* x, const float* h, int64_t n, const V* in
   for (int64_t i = 0; i < n; ++i) {
     const V xi = LoadCol(x, i);
     for (int t = 0; t < kTrials; ++t) {
-      const V q = Codes::Value(hn::Mul(xi, argument[t]));
+      const V at = hn::Mul(xi, argument[t]);
+      const V q = kInside ? Codes::ValueInside(at) : Codes::Value(at);
       const V hq = kPlain ? q : hn::Mul(Splat(h[i]), q);
       a[t] = hn::Add(a[t], hn::Mul(hq, xi));
       b[t] = hn::Add(b[t], hn::Mul(hq, q));
@@ -89,28 +91,41 @@ HWY_INLINE void KeepBetter(const V* xq, const V* qq, BestTrial* best) {
   }
 }
 
-// `peak`: the weight of largest magnitude; trials: the code value that it gets, its sign turned to
-// that of the types' longer, negative side.
-template <class Codes, bool kPlain>
-HWY_INLINE BestTrial TryScales(const float* x, const float* h, int64_t n, V peak,
-                               std::span<const float> trials) {
-  constexpr size_t kAtOnce = 3;  // what the registers of AVX2 hold
-  // Beside what a super-block spans, smaller ones are nothing; their inverse might be infinite.
-  const VMask small = hn::Lt(hn::Abs(peak), Splat(0x1p-40f));
-  const V unit = DivOrZero(Splat(-1.0f), hn::IfThenElse(small, hn::Zero(LaneTag()), peak));
-  BestTrial best{hn::Zero(LaneTag()), Splat(1.0f)};
+// Real scales to try, each told by the code value that the weight of largest magnitude, `peak`,
+// would have: its sign turned to that of the types' longer, negative side; below zero: to the
+// other.
+struct Trials {
+  std::span<const float> inside;  // at most Codes::kMostInside
+  std::span<const float> beyond;  // cut the largest weight short
+};
+
+template <class Codes, bool kPlain, bool kInside>
+HWY_INLINE void TryEach(const float* x, const float* h, int64_t n, V unit,
+                        std::span<const float> trials, BestTrial* best) {
+  constexpr int kAtOnce = 3;  // what the registers of AVX2 hold
   V inverse[kAtOnce], xq[kAtOnce], qq[kAtOnce];
   size_t t = 0;
   for (; t + kAtOnce <= trials.size(); t += kAtOnce) {
     for (size_t k = 0; k < kAtOnce; ++k) inverse[k] = hn::Mul(unit, Splat(trials[t + k]));
-    SumTrials<Codes, kPlain, kAtOnce>(x, h, n, inverse, xq, qq);
-    KeepBetter<kAtOnce>(xq, qq, &best);
+    SumTrials<Codes, kPlain, kInside, kAtOnce>(x, h, n, inverse, xq, qq);
+    KeepBetter<kAtOnce>(xq, qq, best);
   }
   for (; t < trials.size(); ++t) {
     inverse[0] = hn::Mul(unit, Splat(trials[t]));
-    SumTrials<Codes, kPlain, 1>(x, h, n, inverse, xq, qq);
-    KeepBetter<1>(xq, qq, &best);
+    SumTrials<Codes, kPlain, kInside, 1>(x, h, n, inverse, xq, qq);
+    KeepBetter<1>(xq, qq, best);
   }
+}
+
+template <class Codes, bool kPlain>
+HWY_INLINE BestTrial TryScales(const float* x, const float* h, int64_t n, V peak,
+                               const Trials& trials) {
+  // Beside what a super-block spans, smaller ones are nothing; their inverse might be infinite.
+  const VMask small = hn::Lt(hn::Abs(peak), Splat(0x1p-40f));
+  const V unit = DivOrZero(Splat(-1.0f), hn::IfThenElse(small, hn::Zero(LaneTag()), peak));
+  BestTrial best{hn::Zero(LaneTag()), Splat(1.0f)};
+  TryEach<Codes, kPlain, true>(x, h, n, unit, trials.inside, &best);
+  TryEach<Codes, kPlain, false>(x, h, n, unit, trials.beyond, &best);
   return best;
 }
 
@@ -133,7 +148,7 @@ HWY_INLINE V FindPeaks(const float* w, int64_t n, int64_t count, float* peak) {
 
 // How long to search.
 struct TwoLevelPlan {
-  std::span<const float> trials;  // see TryScales
+  Trials trials;
   std::span<const float> ratios;  // values of d, over what gives the largest scale the integer -top
   int rounds = 0;                 // of neighbouring integers, then the least-squares d
 };
@@ -312,8 +327,8 @@ class TwoLevelScales {
       const V n = LoadCol(integer_ + lanes.at, j);
       const V inverse = DivOrZero(Splat(1.0f), hn::Mul(n, d));
       V xq, qq;
-      SumTrials<Codes, kPlain, 1>(lanes.x + j * kSub * kLanes, h + j * kSub, kSub, &inverse, &xq,
-                                  &qq);
+      SumTrials<Codes, kPlain, false, 1>(lanes.x + j * kSub * kLanes, h + j * kSub, kSub, &inverse,
+                                         &xq, &qq);
       a = hn::Add(a, hn::Mul(n, xq));
       b = hn::Add(b, hn::Mul(hn::Mul(n, n), qq));
     }
