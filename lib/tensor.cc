@@ -56,34 +56,62 @@ void AllocateCodebook(EncodedTensor* tile) {
 }  // namespace
 
 EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, int64_t cols) {
-  assert(rows >= 0 && cols >= 0);
   EncodedTensor tile;
-  tile.encoding = encoding;
-  tile.rows = rows;
-  tile.cols = cols;
+  tile.Resize(encoding, rows, cols);
+  return tile;
+}
+
+void EncodedTensor::Reset(const Encoding& to, int64_t new_rows, int64_t new_cols) {
+  // Emptied vectors keep their memory, and grow by zeros.
+  data.clear();
+  codes.clear();
+  scales.clear();
+  zeros.clear();
+  group_of_column.clear();
+  levels.clear();
+  nested.levels.clear();
+  nested.absmax.clear();
+  Resize(to, new_rows, new_cols);
+}
+
+void EncodedTensor::Resize(const Encoding& to, int64_t new_rows, int64_t new_cols) {
+  assert(new_rows >= 0 && new_cols >= 0);
+  encoding = to;
+  rows = new_rows;
+  cols = new_cols;
+  divisor = 1;
+  first = 0;
+  nested.block = nested.first = 0;
+  nested.offset = 0;
+  const bool integer = to.kind == Encoding::Kind::kInteger;
+  const bool codebook = to.kind == Encoding::Kind::kCodebook;
+  const bool scaled = to.kind == Encoding::Kind::kScaled;
+  if (integer || codebook) data.clear();
+  if (!integer && !codebook) codes.clear();
+  if (!integer && !codebook && !scaled) scales.clear();
+  if (!integer || to.integer.symmetric) zeros.clear();
+  if (!integer || !to.integer.act_order) group_of_column.clear();
+  if (!codebook) levels.clear();
+  if (!codebook || to.codebook.nested_block == 0) {
+    nested.levels.clear();
+    nested.absmax.clear();
+  }
+  if (scaled) return AllocateScaled(this);
+  if (codebook) return AllocateCodebook(this);
   const auto row_count = static_cast<size_t>(rows);
-  if (encoding.kind == Encoding::Kind::kScaled) {
-    AllocateScaled(&tile);
-    return tile;
-  }
-  if (encoding.kind == Encoding::Kind::kCodebook) {
-    AllocateCodebook(&tile);
-    return tile;
-  }
-  if (encoding.kind != Encoding::Kind::kInteger) {
+  if (!integer) {
     const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
     assert(row_bytes.has_value());
-    tile.data.resize(row_count * row_bytes.value_or(0));
-    return tile;
+    data.resize(row_count * row_bytes.value_or(0));
+    return;
   }
   const IntegerSpec& spec = encoding.integer;
   assert(spec.group_size == 0 || cols % spec.group_size == 0);
   const size_t groups = row_count * static_cast<size_t>(spec.Groups(cols));
-  tile.codes.resize(row_count * static_cast<size_t>(cols));
-  tile.scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
-  if (!spec.symmetric) tile.zeros.resize(groups);
-  if (spec.act_order) tile.group_of_column.resize(static_cast<size_t>(cols));
-  return tile;
+  codes.resize(row_count * static_cast<size_t>(cols));
+  scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
+  if (!spec.symmetric) zeros.resize(groups);
+  if (spec.act_order) group_of_column.resize(static_cast<size_t>(cols));
 }
 
 }  // namespace pennyweight

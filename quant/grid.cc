@@ -22,6 +22,9 @@ constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
     MakeSymmetricKGrid,
     MakeIq4Grid,
+    MakeFP4Grid,
+    MakeTernaryGrid,
+    MakeIq1Grid,
 };
 
 }  // namespace

@@ -15,4 +15,12 @@ std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type, Effort effort);
 // IQ4_NL IQ4_XS: codes of unevenly spaced values.
 std::unique_ptr<BlockGrid> MakeIq4Grid(BlockType type, Effort effort);
 
+// MXFP4 NVFP4.
+std::unique_ptr<BlockGrid> MakeFP4Grid(BlockType type, Effort effort);
+// TQ1_0 TQ2_0 Q1_0 Q2_0.
+std::unique_ptr<BlockGrid> MakeTernaryGrid(BlockType type, Effort effort);
+
+// IQ1_S IQ1_M.
+std::unique_ptr<BlockGrid> MakeIq1Grid(BlockType type, Effort effort);
+
 }  // namespace pennyweight

@@ -7,6 +7,7 @@
 #include "lib/parallel.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
+#include "quant/metrics.h"
 
 namespace pennyweight {
 
@@ -92,7 +93,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
                                               " columns cannot be written as " + encoding.Name());
   }
-  *out = EncodedTensor::Allocate(encoding, rows, cols);
+  out->Reset(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
   const std::vector<float> h = BlockImportance(importance, cols, probe->block());

@@ -74,5 +74,49 @@ TEST_CASE("tiles are sized for their encoding and begin as zeros") {
   CHECK(EncodedTensor::Allocate(Encoding::Plain(DType::kF32), 0, 64).data.empty());
 }
 
+TEST_CASE("a tile that is used again is sized as a new one, and Reset is empty of the old") {
+  IntegerSpec integer;
+  integer.group_size = 32;
+  integer.symmetric = false;
+  IntegerSpec ordered = integer;
+  ordered.act_order = ordered.symmetric = true;
+  const Encoding kinds[] = {Encoding::Plain(DType::kF16), Encoding::Block(BlockType::kQ4_K),
+                            Encoding::Integer(integer), Encoding::Integer(ordered),
+                            Encoding::Plain(DType::kF32)};
+  const auto fill = [](EncodedTensor* tile) {
+    std::fill(tile->data.begin(), tile->data.end(), uint8_t{7});
+    std::fill(tile->codes.begin(), tile->codes.end(), int8_t{7});
+    std::fill(tile->scales.begin(), tile->scales.end(), uint8_t{7});
+    std::fill(tile->zeros.begin(), tile->zeros.end(), int8_t{7});
+    tile->divisor = 2;
+    tile->first = 3;
+  };
+  for (const Encoding& from : kinds) {
+    for (const Encoding& to : kinds) {
+      const EncodedTensor want = EncodedTensor::Allocate(to, 3, 256);
+      EncodedTensor again = EncodedTensor::Allocate(from, 5, 512), sized = again;
+      fill(&again);
+      fill(&sized);
+      again.Reset(to, 3, 256);
+      sized.Resize(to, 3, 256);
+      CHECK(again.encoding == to);
+      CHECK(again.rows == 3);
+      CHECK(again.cols == 256);
+      CHECK(again.divisor == 1);
+      CHECK(again.first == 0);
+      CHECK(again.data == want.data);
+      CHECK(again.codes == want.codes);
+      CHECK(again.scales == want.scales);
+      CHECK(again.zeros == want.zeros);
+      CHECK(again.group_of_column.size() == want.group_of_column.size());
+      CHECK(sized.data.size() == want.data.size());
+      CHECK(sized.codes.size() == want.codes.size());
+      CHECK(sized.scales.size() == want.scales.size());
+      CHECK(sized.zeros.size() == want.zeros.size());
+      CHECK(sized.group_of_column.size() == want.group_of_column.size());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pennyweight
