@@ -20,6 +20,8 @@ namespace {
 // In no order: each type is of one family.
 constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
+    MakeSymmetricKGrid,
+    MakeIq4Grid,
     MakeFP4Grid,
     MakeTernaryGrid,
     MakeIq1Grid,

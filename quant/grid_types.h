@@ -10,6 +10,10 @@ namespace pennyweight {
 
 // Q4_0 Q5_0 Q8_0.
 std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
+// Q3_K Q6_K: sub-blocks with a signed scale.
+std::unique_ptr<BlockGrid> MakeSymmetricKGrid(BlockType type, Effort effort);
+// IQ4_NL IQ4_XS: codes of unevenly spaced values.
+std::unique_ptr<BlockGrid> MakeIq4Grid(BlockType type, Effort effort);
 
 // MXFP4 NVFP4.
 std::unique_ptr<BlockGrid> MakeFP4Grid(BlockType type, Effort effort);

@@ -75,9 +75,6 @@ std::unique_ptr<RowGrid> MakeRowGrid(const Encoding& encoding, int64_t cols) {
     case BlockType::kQ4_K:
     case BlockType::kQ5_K:
       return MakeAffineKRowGrid(encoding.block);
-    case BlockType::kQ3_K:
-    case BlockType::kQ6_K:
-      return MakeSymmetricKRowGrid(encoding.block);
     default:
       return nullptr;
   }

@@ -12,8 +12,6 @@ namespace pennyweight {
 std::unique_ptr<RowGrid> MakeLegacyRowGrid(BlockType type);
 // Q2_K Q4_K Q5_K: sub-blocks with a scale and a minimum.
 std::unique_ptr<RowGrid> MakeAffineKRowGrid(BlockType type);
-// Q3_K Q6_K: sub-blocks with a signed scale.
-std::unique_ptr<RowGrid> MakeSymmetricKRowGrid(BlockType type);
 // Integer codes in groups of group_size columns, or of the whole row of `cols`.
 std::unique_ptr<RowGrid> MakeIntegerRowGrid(const IntegerSpec& spec, int64_t cols);
 

@@ -117,6 +117,8 @@ inline std::vector<GridCase> GridCases() {
       {Encoding::Block(B::kQ4_K), 2e-3, 7e-3},
       {Encoding::Block(B::kQ5_K), 5e-4, 2e-3},
       {Encoding::Block(B::kQ6_K), 1e-4, 5e-4},
+      {Encoding::Block(B::kIQ4_NL), 3e-3, 1.2e-2},
+      {Encoding::Block(B::kIQ4_XS), 3e-3, 1.2e-2},
       {Encoding::Block(B::kMXFP4), 8e-3, 3e-2, true},
       {Encoding::Block(B::kNVFP4), 5e-3, 2e-2},
       {Encoding::Block(B::kTQ1_0), 0.1, 0.4},

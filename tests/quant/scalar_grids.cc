@@ -4,6 +4,8 @@
 
 #include "quant/grid_fp4-inl.h"
 #include "quant/grid_iq1-inl.h"
+#include "quant/grid_iq4-inl.h"
+#include "quant/grid_kquants_symmetric-inl.h"
 #include "quant/grid_legacy-inl.h"
 #include "quant/grid_ternary-inl.h"
 
@@ -12,8 +14,9 @@ namespace pennyweight {
 std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Effort effort) {
   static_assert(HWY_TARGET == HWY_SCALAR);
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
-  for (const auto make : {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeFP4GridImpl,
-                          N_SCALAR::MakeTernaryGridImpl, N_SCALAR::MakeIq1GridImpl}) {
+  for (const auto make :
+       {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeSymmetricKGridImpl, N_SCALAR::MakeIq4GridImpl,
+        N_SCALAR::MakeFP4GridImpl, N_SCALAR::MakeTernaryGridImpl, N_SCALAR::MakeIq1GridImpl}) {
     if (auto grid = make(encoding.block, effort)) return grid;
   }
   return nullptr;
