@@ -10,5 +10,7 @@ namespace pennyweight {
 
 // Q4_0 Q5_0 Q8_0.
 std::unique_ptr<BlockGrid> MakeLegacyGrid(BlockType type, Effort effort);
+// Q2_K Q4_K Q5_K.
+std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type, Effort effort);
 
 }  // namespace pennyweight

@@ -2,6 +2,7 @@
 // (CMakeLists.txt defines HWY_COMPILE_ONLY_SCALAR for this file.)
 #include "tests/quant/scalar_grids.h"
 
+#include "quant/grid_kquants_affine-inl.h"
 #include "quant/grid_legacy-inl.h"
 
 namespace pennyweight {
@@ -9,6 +10,7 @@ namespace pennyweight {
 std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Effort effort) {
   static_assert(HWY_TARGET == HWY_SCALAR);
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
+  if (auto grid = N_SCALAR::MakeAffineKGridImpl(encoding.block, effort)) return grid;
   return N_SCALAR::MakeLegacyGridImpl(encoding.block, effort);
 }
 
