@@ -25,6 +25,7 @@ constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeFP4Grid,
     MakeTernaryGrid,
     MakeIq1Grid,
+    MakeAffineKGrid,
 };
 
 }  // namespace

@@ -22,5 +22,7 @@ std::unique_ptr<BlockGrid> MakeTernaryGrid(BlockType type, Effort effort);
 
 // IQ1_S IQ1_M.
 std::unique_ptr<BlockGrid> MakeIq1Grid(BlockType type, Effort effort);
+// Q2_K Q4_K Q5_K.
+std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type, Effort effort);
 
 }  // namespace pennyweight

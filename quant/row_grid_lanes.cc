@@ -71,10 +71,6 @@ std::unique_ptr<RowGrid> MakeRowGrid(const Encoding& encoding, int64_t cols) {
     case BlockType::kQ5_1:
     case BlockType::kQ8_0:
       return MakeLegacyRowGrid(encoding.block);
-    case BlockType::kQ2_K:
-    case BlockType::kQ4_K:
-    case BlockType::kQ5_K:
-      return MakeAffineKRowGrid(encoding.block);
     default:
       return nullptr;
   }

@@ -10,8 +10,6 @@ namespace pennyweight {
 
 // Q4_0 Q4_1 Q5_0 Q5_1 Q8_0.
 std::unique_ptr<RowGrid> MakeLegacyRowGrid(BlockType type);
-// Q2_K Q4_K Q5_K: sub-blocks with a scale and a minimum.
-std::unique_ptr<RowGrid> MakeAffineKRowGrid(BlockType type);
 // Integer codes in groups of group_size columns, or of the whole row of `cols`.
 std::unique_ptr<RowGrid> MakeIntegerRowGrid(const IntegerSpec& spec, int64_t cols);
 
