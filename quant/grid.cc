@@ -20,6 +20,7 @@ namespace {
 // In no order: each type is of one family.
 constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeLegacyGrid,
+    MakeIq23Grid,
 };
 
 }  // namespace

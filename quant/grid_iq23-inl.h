@@ -1,0 +1,484 @@
+// IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S: super-blocks of 256 with an fp16 scale d, sub-blocks of 32 or
+// 16 with a scale d (2 l + 1) step, l in [0, 15], and words of 8 or 4 magnitudes out of a codebook.
+#include <algorithm>
+#include <memory>
+
+#include "quant/codec_blocks.h"
+#include "quant/effort.h"
+#include "quant/grid.h"
+#include "quant/iq_search-inl.h"
+
+#if defined(PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_
+#undef PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_
+#else
+#define PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace pennyweight {
+namespace HWY_NAMESPACE {
+
+// kDims: values of a word. kParity: seven signs are stored for eight values.
+template <int kDims, bool kParity>
+class IqGrid final : public BlockGrid {
+ public:
+  IqGrid(BlockType type, int64_t sub, float step, Effort effort)
+      : BlockGrid(kWidth, sub, kUnit, TraitsOf(type).bytes),
+        type_(type),
+        step_(step),
+        effort_(effort),
+        index_(IndexOf(type)) {}
+
+  void BeginBlock(const float* w, const float* h, ScaleSearch search) override {
+    std::copy_n(h, kWidth, h_);
+    for (int64_t l = 0; l < kLanes; l += VWidth()) {
+      if (search == ScaleSearch::kSearch) {
+        Fit(w + l, l);
+      } else {
+        FitMinMax(w + l, l);
+      }
+    }
+  }
+
+  void BeginSubBlock(int64_t s, const float* w, const float* h) override {
+    HWY_ALIGN float u[32 * kLanes];
+    for (int64_t l = 0; l < kLanes; l += VWidth()) {
+      Prepare(w + l, h, sub_block(), LoadCol(up_ + l, 0), u);
+      const SubFitV fit = FitSub(u, h);
+      const V d = hn::Mul(LoadCol(d_ + l, 0), LoadCol(up_ + l, 0));
+      StoreCol(BestLevel(u, h, fit.scale, hn::Mul(d, Splat(step_))), levels_ + l, s);
+    }
+  }
+
+  void Round(int64_t i, const float* w, const float* r, int64_t stride, float* decoded) override {
+    const hn::RebindToSigned<LaneTag> di;
+    for (int64_t l = 0; l < kLanes; l += VWidth()) {
+      const V up = LoadCol(up_ + l, 0);
+      const V level = LoadCol(levels_ + l, i / sub_block());
+      const V scale = hn::Mul(hn::Mul(LoadCol(d_ + l, 0), Splat(step_)),
+                              hn::Add(hn::Add(level, level), Splat(1.0f)));
+      Chosen best;
+      HWY_ALIGN float x[kUnit * kLanes];
+      ScaleCols(w + l, kUnit, up, x);
+      if (r == nullptr) {
+        Choose(x, h_ + i, hn::Mul(scale, up), &best);
+      } else {
+        ChooseCorrelated(x, r, stride, hn::Mul(scale, up), &best);
+      }
+      for (int64_t j = 0; j < kUnit; ++j) {
+        StoreCol(hn::Mul(scale, LoadCol(best.values, j)), decoded + l, j);
+      }
+      for (int64_t k = 0; k < kWords; ++k) {
+        hn::Store(hn::ConvertTo(di, LoadCol(best.positions, k)), di,
+                  positions_ + (i / kDims + k) * kLanes + l);
+      }
+      hn::Store(hn::ConvertTo(di, LoadCol(best.signs, 0)), di, signs_ + i / kUnit * kLanes + l);
+    }
+  }
+
+  void Pack(uint8_t* out) const override {
+    for (int64_t l = 0; l < kLanes; ++l, out += packed_bytes()) PackLane(l, out);
+  }
+
+ private:
+  static constexpr int64_t kWidth = 256;
+  static constexpr int64_t kUnit = kParity ? 8 : kDims;
+  static constexpr int64_t kWords = kUnit / kDims;  // of a unit
+
+  // What a sub-block wants: its scale, and the squared values of its words, which a miss of the
+  // scale costs.
+  struct SubFitV {
+    V scale, weight;
+  };
+
+  // The codes of a unit: signed values (without scale), places of the words, signs as a number.
+  struct Chosen {
+    HWY_ALIGN float values[kUnit * kLanes];
+    HWY_ALIGN float positions[kWords * kLanes];
+    HWY_ALIGN float signs[kLanes];
+  };
+
+  // u[n] = 2 h |x| of x = w up. Of an odd number of minus signs in eight the smallest u is made
+  // negative: it is not always the best one to be, but near enough to fit scales by.
+  static void Prepare(const float* w, const float* h, int64_t n, V up, float* u) {
+    const LaneTag d;
+    for (int64_t i = 0; i < n; i += 8) {
+      V least = Splat(1e30f), parity = hn::Zero(d);
+      for (int64_t j = i; j < i + 8; ++j) {
+        const V x = hn::Mul(LoadCol(w, j), up);
+        const V v = hn::Mul(hn::Abs(x), Splat(2 * h[j]));
+        StoreCol(v, u, j);
+        least = hn::Min(least, v);
+        const VMask minus = hn::Lt(x, hn::Zero(d));
+        parity = hn::IfThenElse(minus, hn::Sub(Splat(1.0f), parity), parity);
+      }
+      if constexpr (!kParity) continue;
+      VMask open = hn::Gt(parity, hn::Zero(d));
+      for (int64_t j = i; j < i + 8; ++j) {
+        const V v = LoadCol(u, j);
+        const VMask flip = hn::And(open, hn::Le(v, least));
+        StoreCol(hn::IfThenElse(flip, hn::Neg(v), v), u, j);
+        open = hn::AndNot(flip, open);
+      }
+    }
+  }
+
+  // What two scales take off the squared error of a sub-block.
+  void Gains(const float* u, const float* h, const V (&scales)[2], V (&gains)[2]) const {
+    gains[0] = gains[1] = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < sub_block(); i += kDims) {
+      V best[2];
+      BestScores<kDims>(index_, u + i * kLanes, h + i, scales, best);
+      gains[0] = hn::Add(gains[0], best[0]);
+      gains[1] = hn::Add(gains[1], best[1]);
+    }
+    gains[0] = hn::Mul(gains[0], scales[0]);
+    gains[1] = hn::Mul(gains[1], scales[1]);
+  }
+
+  // Sums over the best words of a sub-block: the least-squares scale for them is ux / 2 gg.
+  struct WordSumsV {
+    V ug;  // sum u g
+    V gg;  // sum h g^2
+  };
+  WordSumsV SumWords(const float* u, const float* h, V scale) const {
+    WordSumsV sums{hn::Zero(LaneTag()), hn::Zero(LaneTag())};
+    for (int64_t i = 0; i < sub_block(); i += kDims) {
+      const FoundV found = FindWord<kDims>(index_, u + i * kLanes, h + i, scale);
+      for (int j = 0; j < kDims; ++j) {
+        const V g = Value(found.position, j);
+        sums.ug = hn::Add(sums.ug, hn::Mul(LoadCol(u, i + j), g));
+        sums.gg = hn::Add(sums.gg, hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
+      }
+    }
+    return sums;
+  }
+
+  // Value j of the words at `positions`.
+  V Value(V positions, int j) const {
+    const float* values = index_.values.data() + static_cast<size_t>(j) * index_.entry.size();
+    return hn::GatherIndex(LaneTag(), values, hn::ConvertTo(IntTag(), positions));
+  }
+
+  // The scale of a sub-block on its own: trials around what its size suggests, then least squares.
+  SubFitV FitSub(const float* u, const float* h) const {
+    V square = hn::Zero(LaneTag());
+    float sum = 0;
+    for (int64_t i = 0; i < sub_block(); ++i) {
+      const V v = LoadCol(u, i);
+      square = hn::Add(square, hn::Mul(hn::Mul(v, v), Splat(0.25f / h[i])));
+      sum += h[i];
+    }
+    const V start = hn::Mul(hn::Sqrt(hn::Mul(square, Splat(1.0f / sum))), Splat((kDims == 8 ? 2.15f : 2.8f) / index_.level_values[index_.levels - 1]));
+    V best = start, best_gain = hn::Zero(LaneTag());
+    for (int t = 0; t < trials_; t += 2) {
+      const V scales[2] = {hn::Mul(start, Splat(factors_[t])),
+                           hn::Mul(start, Splat(factors_[t + 1]))};
+      V gains[2];
+      Gains(u, h, scales, gains);
+      for (int k = 0; k < 2; ++k) {
+        best = hn::IfThenElse(hn::Gt(gains[k], best_gain), scales[k], best);
+        best_gain = hn::Max(best_gain, gains[k]);
+      }
+    }
+    const WordSumsV sums = SumWords(u, h, best);
+    return {hn::Max(DivOrZero(hn::Mul(sums.ug, Splat(0.5f)), sums.gg), hn::Zero(LaneTag())),
+            sums.gg};
+  }
+
+  // The better of the two levels next to a scale; unit = d step.
+  V BestLevel(const float* u, const float* h, V scale, V unit) const {
+    const V one = Splat(1.0f);
+    const V half = hn::Mul(hn::Sub(DivOrZero(scale, unit), one), Splat(0.5f));
+    const V low = NearestV(ClampV(hn::Sub(half, Splat(0.5f)), hn::Zero(LaneTag()), Splat(14.0f)));
+    const V scales[2] = {hn::Mul(unit, hn::Add(hn::Add(low, low), one)),
+                         hn::Mul(unit, hn::Add(hn::Add(low, low), Splat(3.0f)))};
+    V gains[2];
+    Gains(u, h, scales, gains);
+    return hn::IfThenElse(hn::Gt(gains[1], gains[0]), hn::Add(low, one), low);
+  }
+
+  static V LevelOf(V scale, V inverse_unit) {
+    const V v = hn::Mul(hn::Sub(hn::Mul(scale, inverse_unit), Splat(1.0f)), Splat(0.5f));
+    return NearestV(ClampV(v, hn::Zero(LaneTag()), Splat(15.0f)));
+  }
+
+  // The unit d step, as stored, whose multiples 1, 3, ... 31 lie best to the scales of the
+  // sub-blocks. `stored` rounds a unit.
+  template <class Stored>
+  V FitUnit(const float* scales, const float* weights, const Stored& stored) const {
+    const int64_t subs = kWidth / sub_block();
+    V top = hn::Zero(LaneTag());
+    for (int64_t s = 0; s < subs; ++s) top = hn::Max(top, LoadCol(scales, s));
+    V best = hn::Zero(LaneTag()), best_cost = Splat(1e30f);
+    for (int t = 0; t < 2 * kUnits; ++t) {
+      // Every other trial is the least-squares unit for the levels of the one before.
+      V unit = hn::Mul(top, Splat(1.0f / (33.0f - static_cast<float>(t / 2))));
+      V sx = hn::Zero(LaneTag()), ss = sx;
+      for (int pass = 0; pass < 2; ++pass) {
+        unit = stored(pass == 0 ? unit : DivOrZero(sx, ss));
+        const V inverse = DivOrZero(Splat(1.0f), unit);
+        V cost = hn::Zero(LaneTag());
+        sx = ss = cost;
+        for (int64_t s = 0; s < subs; ++s) {
+          const V x = LoadCol(scales, s), c = LoadCol(weights, s);
+          const V level = LevelOf(x, inverse);
+          const V m = hn::Add(hn::Add(level, level), Splat(1.0f));
+          const V e = hn::Sub(x, hn::Mul(unit, m));
+          cost = hn::Add(cost, hn::Mul(c, hn::Mul(e, e)));
+          sx = hn::Add(sx, hn::Mul(c, hn::Mul(m, x)));
+          ss = hn::Add(ss, hn::Mul(c, hn::Mul(m, m)));
+        }
+        const VMask better = hn::Lt(cost, best_cost);
+        best = hn::IfThenElse(better, unit, best);
+        best_cost = hn::Min(cost, best_cost);
+      }
+      ++t;
+    }
+    return best;
+  }
+
+  void Fit(const float* w, int64_t l) {
+    HWY_ALIGN float u[kWidth * kLanes];
+    HWY_ALIGN float scales[16 * kLanes];
+    HWY_ALIGN float weights[16 * kLanes];
+    const V up = Normalizer(MaxMagnitude(w, kWidth));
+    const V down = hn::Div(Splat(1.0f), up);
+    StoreCol(up, up_ + l, 0);
+    Prepare(w, h_, kWidth, up, u);
+    const int64_t sub = sub_block(), subs = kWidth / sub;
+    for (int64_t s = 0; s < subs; ++s) {
+      const SubFitV fit = FitSub(u + s * sub * kLanes, h_ + s * sub);
+      StoreCol(fit.scale, scales, s);
+      StoreCol(fit.weight, weights, s);
+    }
+    const V step = Splat(step_), inverse_step = Splat(1.0f / step_);
+    const auto stored = [&](V unit) {
+      const V d = RoundToF16(hn::Mul(hn::Mul(unit, inverse_step), down));
+      return hn::Mul(hn::Mul(d, up), step);
+    };
+    V unit = FitUnit(scales, weights, stored);
+    for (int round = 0; round < rounds_; ++round) {
+      V ug = hn::Zero(LaneTag()), gg = ug;
+      for (int64_t s = 0; s < subs; ++s) {
+        const float* us = u + s * sub * kLanes;
+        const V level = BestLevel(us, h_ + s * sub, LoadCol(scales, s), unit);
+        StoreCol(level, levels_ + l, s);
+        const V m = hn::Add(hn::Add(level, level), Splat(1.0f));
+        const WordSumsV sums = SumWords(us, h_ + s * sub, hn::Mul(unit, m));
+        ug = hn::Add(ug, hn::Mul(sums.ug, m));
+        gg = hn::Add(gg, hn::Mul(sums.gg, hn::Mul(m, m)));
+      }
+      // Least squares for these words; kept where rounding has not made it worse.
+      const auto gain = [&](V v) { return hn::Mul(v, hn::Sub(ug, hn::Mul(v, gg))); };
+      const V next = stored(DivOrZero(hn::Mul(ug, Splat(0.5f)), gg));
+      unit = hn::IfThenElse(hn::Gt(gain(next), gain(unit)), next, unit);
+    }
+    StoreCol(hn::Mul(hn::Mul(unit, inverse_step), down), d_ + l, 0);
+  }
+
+  // The largest magnitude of a sub-block is the largest value of the codebook.
+  void FitMinMax(const float* w, int64_t l) {
+    const V up = Normalizer(MaxMagnitude(w, kWidth));
+    StoreCol(up, up_ + l, 0);
+    const float top = index_.level_values[index_.levels - 1] * step_;
+    const V d = RoundToF16(hn::Div(MaxMagnitude(w, kWidth), Splat(31 * top)));
+    StoreCol(d, d_ + l, 0);
+    const V inverse = DivOrZero(Splat(1.0f), hn::Mul(d, Splat(top)));
+    for (int64_t s = 0; s < kWidth / sub_block(); ++s) {
+      const V size = MaxMagnitude(w + s * sub_block() * kLanes, sub_block());
+      StoreCol(LevelOf(size, inverse), levels_ + l, s);
+    }
+  }
+
+  // The best codes of x[kUnit] under h and a scale.
+  void Choose(const float* x, const float* h, V scale, Chosen* out) const {
+    const LaneTag d;
+    HWY_ALIGN float u[kUnit * kLanes];
+    const V zero = hn::Zero(d);
+    V signs = zero, parity = zero;
+    for (int64_t j = 0; j < kUnit; ++j) {
+      const V v = LoadCol(x, j);
+      StoreCol(hn::Mul(hn::Abs(v), Splat(2 * h[j])), u, j);
+      const VMask minus = hn::Lt(v, zero);
+      signs = hn::Add(signs, hn::IfThenElseZero(minus, Splat(static_cast<float>(1 << j))));
+      parity = hn::IfThenElse(minus, hn::Sub(Splat(1.0f), parity), parity);
+    }
+    const VMask odd = hn::Gt(parity, zero);
+    if constexpr (!kParity) {
+      StoreCol(FindWord<kDims>(index_, u, h, scale).position, out->positions, 0);
+    } else if constexpr (kWords == 1) {
+      const FoundPairV found = FindWordPair<kDims>(index_, u, h, scale, odd);
+      StoreCol(found.odd.position, out->positions, 0);
+    } else {
+      const FoundPairV a = FindWordPair<kDims>(index_, u, h, scale, odd);
+      const FoundPairV b = FindWordPair<kDims>(index_, u + kDims * kLanes, h + kDims, scale, odd);
+      const VMask first = hn::Gt(hn::Add(a.odd.score, b.plain.score),
+                                 hn::Add(a.plain.score, b.odd.score));
+      StoreCol(hn::IfThenElse(first, a.odd.position, a.plain.position), out->positions, 0);
+      StoreCol(hn::IfThenElse(first, b.plain.position, b.odd.position), out->positions, 1);
+    }
+    SignValues(x, u, odd, signs, out);
+  }
+
+  // Values of the chosen words with their signs; in lanes of `odd` the value whose wrong sign costs
+  // least, u g, takes it.
+  void SignValues(const float* x, const float* u, VMask odd, V signs, Chosen* out) const {
+    const LaneTag d;
+    V least = Splat(1e30f);
+    for (int64_t j = 0; j < kUnit; ++j) {
+      const V g = Value(LoadCol(out->positions, j / kDims), static_cast<int>(j % kDims));
+      StoreCol(g, out->values, j);
+      if constexpr (kParity) least = hn::Min(least, hn::Mul(g, LoadCol(u, j)));
+    }
+    VMask open = odd;
+    for (int64_t j = 0; j < kUnit; ++j) {
+      const V g = LoadCol(out->values, j);
+      const VMask minus = hn::Lt(LoadCol(x, j), hn::Zero(d));
+      V value = hn::IfThenElse(minus, hn::Neg(g), g);
+      if constexpr (kParity) {
+        const VMask flip = hn::And(open, hn::Le(hn::Mul(g, LoadCol(u, j)), least));
+        open = hn::AndNot(flip, open);
+        const V bit = Splat(static_cast<float>(1 << j));
+        value = hn::IfThenElse(flip, hn::Neg(value), value);
+        signs = hn::Add(signs, hn::IfThenElseZero(flip, hn::IfThenElse(minus, hn::Neg(bit), bit)));
+      }
+      StoreCol(value, out->values, j);
+    }
+    StoreCol(signs, out->signs, 0);
+  }
+
+  // Low error of |(x - q) R|^2.
+  void ChooseCorrelated(const float* x, const float* r, int64_t stride, V scale,
+                        Chosen* best) const {
+    float h[kUnit];
+    for (int64_t j = 0; j < kUnit; ++j) h[j] = r[j * stride + j] * r[j * stride + j];
+    Choose(x, h, scale, best);
+  }
+
+  uint32_t Entry(int64_t word, int64_t l) const {
+    return static_cast<uint32_t>(
+        index_.entry[static_cast<size_t>(positions_[word * kLanes + l])]);
+  }
+  uint32_t Level(int64_t s, int64_t l) const {
+    return static_cast<uint32_t>(levels_[s * kLanes + l]);
+  }
+  // Signs of the eight values of a group.
+  uint32_t Signs(int64_t group, int64_t l) const {
+    if constexpr (kUnit == 8) return static_cast<uint32_t>(signs_[group * kLanes + l]);
+    return static_cast<uint32_t>(signs_[2 * group * kLanes + l] |
+                                 signs_[(2 * group + 1) * kLanes + l] << 4);
+  }
+
+  // Layouts: quant/codec_iq.cc.
+  void PackLane(int64_t l, uint8_t* out) const {
+    std::fill_n(out, packed_bytes(), uint8_t{0});
+    StoreF16(d_[l], out);
+    const auto byte = [](uint32_t v) { return static_cast<uint8_t>(v); };
+    const auto add32 = [&](int64_t at, uint32_t v) {
+      for (int64_t k = 0; k < 4; ++k) out[at + k] = byte(out[at + k] | v >> (8 * k));
+    };
+    for (int64_t group = 0; group < 32; ++group) {
+      const int64_t ib = group / 4;
+      const uint32_t signs = Signs(group, l);
+      const auto shift = static_cast<uint32_t>(group % 4);
+      switch (type_) {
+        case BlockType::kIQ2_XXS:
+          out[2 + ib * 8 + shift] = byte(Entry(group, l));
+          add32(2 + ib * 8 + 4, (signs & 127) << (7 * shift));
+          break;
+        case BlockType::kIQ2_XS: {
+          const uint32_t word = Entry(group, l) | (signs & 127) << 9;
+          out[2 + group * 2] = byte(word);
+          out[3 + group * 2] = byte(word >> 8);
+          break;
+        }
+        case BlockType::kIQ2_S:
+          out[2 + group] = byte(Entry(group, l));
+          out[34 + group] = byte(signs);
+          out[66 + ib] = byte(out[66 + ib] | Entry(group, l) >> 8 << (2 * shift));
+          break;
+        case BlockType::kIQ3_XXS:
+          for (int64_t k = 0; k < 2; ++k) out[2 + group * 2 + k] = byte(Entry(2 * group + k, l));
+          add32(66 + ib * 4, (signs & 127) << (7 * shift));
+          break;
+        default:
+          for (int64_t k = 0; k < 2; ++k) {
+            const uint32_t entry = Entry(2 * group + k, l);
+            out[2 + group * 2 + k] = byte(entry);
+            out[66 + ib] = byte(out[66 + ib] | entry >> 8 << (2 * shift + k));
+          }
+          out[74 + group] = byte(signs);
+          break;
+      }
+    }
+    PackLevels(l, out);
+  }
+
+  void PackLevels(int64_t l, uint8_t* out) const {
+    for (int64_t s = 0; s < kWidth / sub_block(); ++s) {
+      const uint32_t level = Level(s, l);
+      const auto set = [&](int64_t at, uint32_t shift) {
+        out[at] = static_cast<uint8_t>(out[at] | level << shift);
+      };
+      const auto high = static_cast<uint32_t>(s % 2 * 4);
+      switch (type_) {
+        case BlockType::kIQ2_XXS:
+          set(2 + s * 8 + 7, 4);
+          break;
+        case BlockType::kIQ3_XXS:
+          set(66 + s * 4 + 3, 4);
+          break;
+        case BlockType::kIQ2_XS:
+          set(66 + s / 2, high);
+          break;
+        case BlockType::kIQ2_S:
+          set(74 + s / 2, high);
+          break;
+        default:
+          set(106 + s / 2, high);
+          break;
+      }
+    }
+  }
+
+  static constexpr int kUnits = 14;  // units that FitUnit tries
+
+  BlockType type_;
+  float step_;
+  Effort effort_;
+  int trials_ = 12;
+  int rounds_ = 1;
+  float factors_[12] = {0.6f, 0.66f, 0.726f, 0.8f, 0.88f, 0.96f, 1.06f, 1.17f, 1.29f, 1.41f, 1.55f, 1.7f};
+  const CodebookIndex& index_;
+  float h_[kWidth] = {};
+  alignas(kLaneAlign) float up_[kLanes] = {};
+  alignas(kLaneAlign) float d_[kLanes] = {};             // as stored
+  alignas(kLaneAlign) float levels_[16 * kLanes] = {};   // l of each sub-block
+  alignas(kLaneAlign) int32_t positions_[64 * kLanes] = {};  // of words in the index
+  alignas(kLaneAlign) int32_t signs_[64 * kLanes] = {};      // of units
+};
+
+std::unique_ptr<BlockGrid> MakeIq23GridImpl(BlockType type, Effort effort) {
+  switch (type) {
+    case BlockType::kIQ2_XXS:
+      return std::make_unique<IqGrid<8, true>>(type, 32, 0.125f, effort);
+    case BlockType::kIQ2_XS:
+      return std::make_unique<IqGrid<8, true>>(type, 16, 0.125f, effort);
+    case BlockType::kIQ2_S:
+      return std::make_unique<IqGrid<8, false>>(type, 16, 0.125f, effort);
+    case BlockType::kIQ3_XXS:
+      return std::make_unique<IqGrid<4, true>>(type, 32, 0.25f, effort);
+    case BlockType::kIQ3_S:
+      return std::make_unique<IqGrid<4, false>>(type, 32, 1.0f, effort);
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pennyweight
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard per target
