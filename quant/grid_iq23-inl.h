@@ -70,8 +70,8 @@ class IqGrid final : public BlockGrid {
         StoreCol(hn::Mul(scale, LoadCol(best.values, j)), decoded + l, j);
       }
       for (int64_t k = 0; k < kWords; ++k) {
-        hn::Store(hn::ConvertTo(di, LoadCol(best.positions, k)), di,
-                  positions_ + (i / kDims + k) * kLanes + l);
+        hn::Store(hn::Load(di, best.places + k * kLanes), di,
+                  places_ + (i / kDims + k) * kLanes + l);
       }
       hn::Store(hn::ConvertTo(di, LoadCol(best.signs, 0)), di, signs_ + i / kUnit * kLanes + l);
     }
@@ -95,7 +95,7 @@ class IqGrid final : public BlockGrid {
   // The codes of a unit: signed values (without scale), places of the words, signs as a number.
   struct Chosen {
     HWY_ALIGN float values[kUnit * kLanes];
-    HWY_ALIGN float positions[kWords * kLanes];
+    HWY_ALIGN int32_t places[kWords * kLanes];
     HWY_ALIGN float signs[kLanes];
   };
 
@@ -145,9 +145,10 @@ class IqGrid final : public BlockGrid {
   WordSumsV SumWords(const float* u, const float* h, V scale) const {
     WordSumsV sums{hn::Zero(LaneTag()), hn::Zero(LaneTag())};
     for (int64_t i = 0; i < sub_block(); i += kDims) {
-      const FoundV found = FindWord<kDims>(index_, u + i * kLanes, h + i, scale);
+      const VI place =
+          PlaceOf(index_, FindWord<kDims>(index_, u + i * kLanes, h + i, scale));
       for (int j = 0; j < kDims; ++j) {
-        const V g = Value(found.position, j);
+        const V g = Value(place, j);
         sums.ug = hn::Add(sums.ug, hn::Mul(LoadCol(u, i + j), g));
         sums.gg = hn::Add(sums.gg, hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
       }
@@ -155,22 +156,29 @@ class IqGrid final : public BlockGrid {
     return sums;
   }
 
-  // Value j of the words at `positions`.
-  V Value(V positions, int j) const {
+  // Value j of the words at `places`.
+  V Value(VI places, int j) const {
     const float* values = index_.values.data() + static_cast<size_t>(j) * index_.entry.size();
-    return hn::GatherIndex(LaneTag(), values, hn::ConvertTo(IntTag(), positions));
+    return hn::GatherIndex(LaneTag(), values, places);
   }
 
   // The scale of a sub-block on its own: trials around what its size suggests, then least squares.
   SubFitV FitSub(const float* u, const float* h) const {
-    V square = hn::Zero(LaneTag());
+    const V zero = hn::Zero(LaneTag());
+    V second = zero, fourth = zero;  // moments of x under h
     float sum = 0;
     for (int64_t i = 0; i < sub_block(); ++i) {
-      const V v = LoadCol(u, i);
-      square = hn::Add(square, hn::Mul(hn::Mul(v, v), Splat(0.25f / h[i])));
+      const V x = hn::Mul(LoadCol(u, i), Splat(0.5f / h[i]));
+      const V square = hn::Mul(x, x), weighted = hn::Mul(Splat(h[i]), square);
+      second = hn::Add(second, weighted);
+      fourth = hn::Add(fourth, hn::Mul(weighted, square));
       sum += h[i];
     }
-    const V start = hn::Mul(hn::Sqrt(hn::Mul(square, Splat(1.0f / sum))), Splat((kDims == 8 ? 2.15f : 2.8f) / index_.level_values[index_.levels - 1]));
+    // What fits best grows with the tails: as (m4^(3/2) / m2)^(1/4).
+    const V mean = Splat(1.0f / sum);
+    const V m4 = hn::Mul(fourth, mean);
+    const V ratio = DivOrZero(hn::Mul(m4, hn::Sqrt(m4)), hn::Mul(second, mean));
+    const V start = hn::Mul(hn::Sqrt(hn::Sqrt(ratio)), Splat((kDims == 8 ? 1.3f : 1.5f) / index_.level_values[index_.levels - 1]));
     V best = start, best_gain = hn::Zero(LaneTag());
     for (int t = 0; t < trials_; t += 2) {
       const V scales[2] = {hn::Mul(start, Splat(factors_[t])),
@@ -306,18 +314,24 @@ class IqGrid final : public BlockGrid {
       parity = hn::IfThenElse(minus, hn::Sub(Splat(1.0f), parity), parity);
     }
     const VMask odd = hn::Gt(parity, zero);
+    const IntTag di;
     if constexpr (!kParity) {
-      StoreCol(FindWord<kDims>(index_, u, h, scale).position, out->positions, 0);
+      hn::Store(PlaceOf(index_, FindWord<kDims>(index_, u, h, scale)), di, out->places);
     } else if constexpr (kWords == 1) {
       const FoundPairV found = FindWordPair<kDims>(index_, u, h, scale, odd);
-      StoreCol(found.odd.position, out->positions, 0);
+      hn::Store(PlaceOf(index_, found.odd), di, out->places);
     } else {
       const FoundPairV a = FindWordPair<kDims>(index_, u, h, scale, odd);
       const FoundPairV b = FindWordPair<kDims>(index_, u + kDims * kLanes, h + kDims, scale, odd);
       const VMask first = hn::Gt(hn::Add(a.odd.score, b.plain.score),
                                  hn::Add(a.plain.score, b.odd.score));
-      StoreCol(hn::IfThenElse(first, a.odd.position, a.plain.position), out->positions, 0);
-      StoreCol(hn::IfThenElse(first, b.plain.position, b.odd.position), out->positions, 1);
+      const auto store = [&](const FoundV& yes, const FoundV& no, int64_t k) {
+        hn::Store(hn::IfThenElse(hn::RebindMask(di, first), PlaceOf(index_, yes),
+                                 PlaceOf(index_, no)),
+                  di, out->places + k * kLanes);
+      };
+      store(a.odd, a.plain, 0);
+      store(b.plain, b.odd, 1);
     }
     SignValues(x, u, odd, signs, out);
   }
@@ -328,7 +342,7 @@ class IqGrid final : public BlockGrid {
     const LaneTag d;
     V least = Splat(1e30f);
     for (int64_t j = 0; j < kUnit; ++j) {
-      const V g = Value(LoadCol(out->positions, j / kDims), static_cast<int>(j % kDims));
+      const V g = Value(hn::Load(IntTag(), out->places + j / kDims * kLanes), static_cast<int>(j % kDims));
       StoreCol(g, out->values, j);
       if constexpr (kParity) least = hn::Min(least, hn::Mul(g, LoadCol(u, j)));
     }
@@ -359,7 +373,7 @@ class IqGrid final : public BlockGrid {
 
   uint32_t Entry(int64_t word, int64_t l) const {
     return static_cast<uint32_t>(
-        index_.entry[static_cast<size_t>(positions_[word * kLanes + l])]);
+        index_.entry[static_cast<size_t>(places_[word * kLanes + l])]);
   }
   uint32_t Level(int64_t s, int64_t l) const {
     return static_cast<uint32_t>(levels_[s * kLanes + l]);
@@ -456,7 +470,7 @@ class IqGrid final : public BlockGrid {
   alignas(kLaneAlign) float up_[kLanes] = {};
   alignas(kLaneAlign) float d_[kLanes] = {};             // as stored
   alignas(kLaneAlign) float levels_[16 * kLanes] = {};   // l of each sub-block
-  alignas(kLaneAlign) int32_t positions_[64 * kLanes] = {};  // of words in the index
+  alignas(kLaneAlign) int32_t places_[64 * kLanes] = {};  // of words in the index
   alignas(kLaneAlign) int32_t signs_[64 * kLanes] = {};      // of units
 };
 

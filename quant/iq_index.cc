@@ -61,19 +61,28 @@ CodebookIndex::CodebookIndex(BlockType type) {
   for (int32_t i = 0; i < words;) {
     const int32_t w = entry[static_cast<size_t>(i)];
     const int32_t end = i + length[static_cast<size_t>(half(w, 0))];
+    const size_t begin = second.size();
+    const auto second_half = [&](int32_t k) {
+      return half(entry[static_cast<size_t>(std::min(k, end - 1))], 1);
+    };
+    places.resize(places.size() + 128);
+    for (int32_t k = i; k < end; ++k) {
+      places[runs.size() * 128 + static_cast<size_t>(second_half(k))] = k;
+    }
+    for (; i < end; i += 2) {
+      second.push_back({static_cast<uint16_t>(second_half(i) * kLanes),
+                        static_cast<uint16_t>(second_half(i + 1) * kLanes)});
+    }
+    i = end;
     runs.push_back({{static_cast<uint16_t>(quarter(w, 0) * kLanes),
                      static_cast<uint16_t>(quarter(w, 1) * kLanes)},
-                    static_cast<uint16_t>(i),
-                    static_cast<uint16_t>(end)});
-    i = end;
+                    static_cast<uint16_t>(begin),
+                    static_cast<uint16_t>(second.size())});
   }
   values.resize(static_cast<size_t>(words * dims));
   for (int32_t i = 0; i < words; ++i) {
-    const int32_t w = entry[static_cast<size_t>(i)];
-    second.push_back(static_cast<uint16_t>(half(w, 1) * kLanes));
-    position.push_back(static_cast<float>(i));
     for (int j = 0; j < dims; ++j) {
-      values[static_cast<size_t>(j * words + i)] = level_values[code(w, j)];
+      values[static_cast<size_t>(j * words + i)] = level_values[code(entry[static_cast<size_t>(i)], j)];
     }
   }
 }

@@ -17,7 +17,11 @@ namespace pennyweight {
 struct CodebookIndex {
   struct Run {
     uint16_t quarters[2];  // states of the first half, times kLanes
-    uint16_t begin, end;   // its words
+    uint16_t begin, end;   // its pairs
+  };
+  // Second halves of two words: their states times kLanes.
+  struct Pair {
+    uint16_t first, second;
   };
 
   explicit CodebookIndex(BlockType type);
@@ -27,9 +31,9 @@ struct CodebookIndex {
   int states;  // of a quarter
   float level_values[8];
   std::vector<Run> runs;
-  std::vector<uint16_t> second;  // [words]: the state of the second half, times kLanes
+  std::vector<Pair> second;      // run after run; of an odd number the last word fills up
   std::vector<int32_t> entry;    // [words]: the word's number in the codebook
-  std::vector<float> position;   // [words]: 0, 1, 2, ...
+  std::vector<int32_t> places;   // [runs, 128]: the place of the word that has this second half
   std::vector<float> values;     // [dims, words]
 };
 

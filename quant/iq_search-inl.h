@@ -31,8 +31,6 @@ inline constexpr int64_t kHalfSize = kQuarterStates * kQuarterStates * kLanes;
 
 template <int kDims>
 inline constexpr int kStates = kDims == 8 ? 9 : 8;
-template <int kDims>
-inline constexpr int kLevels = kDims == 8 ? 3 : 8;
 
 // Scores of the states of a word's quarters: out[4][kQuarterStates]. u[kDims] in lanes.
 template <int kDims>
@@ -107,6 +105,25 @@ HWY_INLINE void ScoreOddHalf(const float* a, const float* b, const float* odd_a,
   }
 }
 
+// The highest score of any second half in a run, for each of N tables of them.
+template <int N>
+HWY_INLINE void BestSeconds(const CodebookIndex& index, const CodebookIndex::Run& run,
+                            const float (&tables)[N][kHalfSize], V (&best)[N]) {
+  const LaneTag d;
+  const CodebookIndex::Pair* pair = index.second.data() + run.begin;
+  const CodebookIndex::Pair* end = index.second.data() + run.end;
+  for (int t = 0; t < N; ++t) {
+    best[t] = hn::Max(hn::Load(d, tables[t] + pair->first), hn::Load(d, tables[t] + pair->second));
+  }
+  for (++pair; pair != end; ++pair) {
+    const uint32_t first = pair->first, second = pair->second;
+    for (int t = 0; t < N; ++t) {
+      best[t] = hn::Max(best[t], hn::Load(d, tables[t] + first));
+      best[t] = hn::Max(best[t], hn::Load(d, tables[t] + second));
+    }
+  }
+}
+
 // The highest score of any word under each of two scales. u may be signed.
 template <int kDims>
 HWY_INLINE void BestScores(const CodebookIndex& index, const float* u, const float* h,
@@ -119,94 +136,112 @@ HWY_INLINE void BestScores(const CodebookIndex& index, const float* u, const flo
                      quarters[t] + 3 * kQuarterStates * kLanes, seconds[t]);
   }
   const LaneTag d;
-  const float* b0 = quarters[0] + kQuarterStates * kLanes;
-  const float* b1 = quarters[1] + kQuarterStates * kLanes;
-  const uint16_t* second = index.second.data();
   V top0 = Splat(-1e30f), top1 = top0;
   for (const CodebookIndex::Run& run : index.runs) {
-    V m0 = hn::Load(d, seconds[0] + second[run.begin]);
-    V m1 = hn::Load(d, seconds[1] + second[run.begin]);
-    for (int i = run.begin + 1; i < run.end; ++i) {
-      m0 = hn::Max(m0, hn::Load(d, seconds[0] + second[i]));
-      m1 = hn::Max(m1, hn::Load(d, seconds[1] + second[i]));
-    }
-    const auto first = [&](const float* a, const float* b) {
-      return hn::Add(hn::Load(d, a + run.quarters[0]), hn::Load(d, b + run.quarters[1]));
+    V m[2];
+    BestSeconds(index, run, seconds, m);
+    const auto first = [&](const float* from) {
+      return hn::Add(hn::Load(d, from + run.quarters[0]),
+                     hn::Load(d, from + kQuarterStates * kLanes + run.quarters[1]));
     };
-    top0 = hn::Max(top0, hn::Add(m0, first(quarters[0], b0)));
-    top1 = hn::Max(top1, hn::Add(m1, first(quarters[1], b1)));
+    top0 = hn::Max(top0, hn::Add(m[0], first(quarters[0])));
+    top1 = hn::Max(top1, hn::Add(m[1], first(quarters[1])));
   }
   best[0] = top0;
   best[1] = top1;
 }
 
-// A word (its place in the index, as a float) and its score.
+// Finding the word itself: the low bits of a second half's score give way to the number of its
+// state, so that a maximum carries along where it came from. Scores keep 17 bits of mantissa:
+// words that are closer than that are equally good.
+inline constexpr int32_t kStateMask = 127;
+HWY_INLINE void TagStates(int n, float* scores) {
+  const LaneTag d;
+  const IntTag di;
+  for (int i = 0; i < n; ++i) {
+    const VI bits = hn::AndNot(hn::Set(di, kStateMask), hn::BitCast(di, LoadCol(scores, i)));
+    StoreCol(hn::BitCast(d, hn::Or(bits, hn::Set(di, i))), scores, i);
+  }
+}
+
+// A word: the number of its run, the tagged score of its second half, and its score.
 struct FoundV {
-  V score, position;
+  V score, run, tagged;
 };
-HWY_INLINE void Raise(V score, V position, FoundV* best) {
+HWY_INLINE FoundV NothingFound() {
+  return {Splat(-1e30f), hn::Zero(LaneTag()), hn::Zero(LaneTag())};
+}
+HWY_INLINE void Raise(V first, V tagged, V run, FoundV* best) {
+  const V score = hn::Add(first, tagged);
   const VMask better = hn::Gt(score, best->score);
   best->score = hn::Max(best->score, score);
-  best->position = hn::IfThenElse(better, position, best->position);
+  best->run = hn::IfThenElse(better, run, best->run);
+  best->tagged = hn::IfThenElse(better, tagged, best->tagged);
 }
-HWY_INLINE FoundV BestOfRun(const CodebookIndex& index, const CodebookIndex::Run& run,
-                            const float* second) {
-  const LaneTag d;
-  FoundV best{hn::Load(d, second + index.second[run.begin]), Splat(index.position[run.begin])};
-  for (size_t i = run.begin + 1u; i < run.end; ++i) {
-    Raise(hn::Load(d, second + index.second[i]), Splat(index.position[i]), &best);
-  }
-  return best;
+// Where the word is in index.values: its place times kMaxDims.
+HWY_INLINE VI PlaceOf(const CodebookIndex& index, const FoundV& found) {
+  const IntTag di;
+  const VI state = hn::And(hn::BitCast(di, found.tagged), hn::Set(di, kStateMask));
+  const VI run = hn::ConvertTo(di, found.run);
+  const VI row = hn::Add(hn::ShiftLeft<7>(run), state);
+  return hn::GatherIndex(di, index.places.data(), row);
 }
 
 // The best word; u may be signed.
 template <int kDims>
 HWY_INLINE FoundV FindWord(const CodebookIndex& index, const float* u, const float* h, V scale) {
+  const LaneTag d;
   HWY_ALIGN float quarters[kQuartersSize];
-  HWY_ALIGN float seconds[kHalfSize];
+  HWY_ALIGN float seconds[1][kHalfSize];
   const auto quarter = [&](int q) { return quarters + q * kQuarterStates * kLanes; };
   ScoreQuarters<kDims>(index, u, h, scale, quarters);
-  ScoreHalf<kDims>(quarter(2), quarter(3), seconds);
-  FoundV best{Splat(-1e30f), hn::Zero(LaneTag())};
+  ScoreHalf<kDims>(quarter(2), quarter(3), seconds[0]);
+  TagStates(kStates<kDims> * kStates<kDims>, seconds[0]);
+  FoundV best = NothingFound();
+  V number = hn::Zero(d);
   for (const CodebookIndex::Run& run : index.runs) {
-    const FoundV found = BestOfRun(index, run, seconds);
-    const V first = hn::Add(LoadCol(quarter(0) + run.quarters[0], 0),
-                            LoadCol(quarter(1) + run.quarters[1], 0));
-    Raise(hn::Add(first, found.score), found.position, &best);
+    V top[1];
+    BestSeconds(index, run, seconds, top);
+    const V first = hn::Add(hn::Load(d, quarter(0) + run.quarters[0]),
+                            hn::Load(d, quarter(1) + run.quarters[1]));
+    Raise(first, top[0], number, &best);
+    number = hn::Add(number, Splat(1.0f));
   }
   return best;
 }
 
-// The best word with all signs right, and with one of them wrong (in lanes of `odd`; elsewhere it
-// is the first again).
+// The best word with all signs right, and with one of them wrong (in lanes of `odd_lanes`;
+// elsewhere it is the first again).
 struct FoundPairV {
   FoundV plain, odd;
 };
 template <int kDims>
 HWY_INLINE FoundPairV FindWordPair(const CodebookIndex& index, const float* u, const float* h,
                                    V scale, VMask odd_lanes) {
+  const LaneTag d;
   HWY_ALIGN float plain[kQuartersSize];
   HWY_ALIGN float odd[kQuartersSize];
-  HWY_ALIGN float seconds[kHalfSize];
-  HWY_ALIGN float odd_seconds[kHalfSize];
+  HWY_ALIGN float seconds[2][kHalfSize];  // all signs right; one wrong
   const auto at = [](float* from, int q) { return from + q * kQuarterStates * kLanes; };
   ScoreQuarters<kDims>(index, u, h, scale, plain);
   ScoreOddQuarters<kDims>(index, u, odd_lanes, plain, odd);
-  ScoreHalf<kDims>(at(plain, 2), at(plain, 3), seconds);
-  ScoreOddHalf<kDims>(at(plain, 2), at(plain, 3), at(odd, 2), at(odd, 3), odd_seconds);
-  const FoundV none{Splat(-1e30f), hn::Zero(LaneTag())};
-  FoundPairV best{none, none};
+  ScoreHalf<kDims>(at(plain, 2), at(plain, 3), seconds[0]);
+  ScoreOddHalf<kDims>(at(plain, 2), at(plain, 3), at(odd, 2), at(odd, 3), seconds[1]);
+  for (float* table : seconds) TagStates(kStates<kDims> * kStates<kDims>, table);
+  FoundPairV best{NothingFound(), NothingFound()};
+  V number = hn::Zero(d);
   for (const CodebookIndex::Run& run : index.runs) {
-    const FoundV found = BestOfRun(index, run, seconds);
-    const FoundV found_odd = BestOfRun(index, run, odd_seconds);
+    V top[2];
+    BestSeconds(index, run, seconds, top);
     const auto first = [&](float* a, float* b) {
-      return hn::Add(LoadCol(at(a, 0) + run.quarters[0], 0), LoadCol(at(b, 1) + run.quarters[1], 0));
+      return hn::Add(hn::Load(d, at(a, 0) + run.quarters[0]),
+                     hn::Load(d, at(b, 1) + run.quarters[1]));
     };
     const V sum = first(plain, plain);
-    const V odd_sum = hn::Max(first(plain, odd), first(odd, plain));
-    Raise(hn::Add(sum, found.score), found.position, &best.plain);
-    Raise(hn::Add(sum, found_odd.score), found_odd.position, &best.odd);
-    Raise(hn::Add(odd_sum, found.score), found.position, &best.odd);
+    Raise(sum, top[0], number, &best.plain);
+    Raise(sum, top[1], number, &best.odd);
+    Raise(hn::Max(first(plain, odd), first(odd, plain)), top[0], number, &best.odd);
+    number = hn::Add(number, Splat(1.0f));
   }
   return best;
 }
