@@ -1,6 +1,7 @@
 // IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S: super-blocks of 256 with an fp16 scale d, sub-blocks of 32 or
 // 16 with a scale d (2 l + 1) step, l in [0, 15], and words of 8 or 4 magnitudes out of a codebook.
 #include <algorithm>
+#include <cmath>
 #include <memory>
 
 #include "quant/codec_blocks.h"
@@ -27,7 +28,7 @@ class IqGrid final : public BlockGrid {
       : BlockGrid(kWidth, sub, kUnit, TraitsOf(type).bytes),
         type_(type),
         step_(step),
-        effort_(effort),
+        search_(effort),
         index_(IndexOf(type)) {}
 
   void BeginBlock(const float* w, const float* h, ScaleSearch search) override {
@@ -46,8 +47,8 @@ class IqGrid final : public BlockGrid {
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       Prepare(w + l, h, sub_block(), LoadCol(up_ + l, 0), u);
       const SubFitV fit = FitSub(u, h);
-      const V d = hn::Mul(LoadCol(d_ + l, 0), LoadCol(up_ + l, 0));
-      StoreCol(BestLevel(u, h, fit.scale, hn::Mul(d, Splat(step_))), levels_ + l, s);
+      const V unit = hn::Mul(hn::Mul(LoadCol(d_ + l, 0), LoadCol(up_ + l, 0)), Splat(step_));
+      StoreCol(FindLevel(u, h, fit.scale, unit).level, levels_ + l, s);
     }
   }
 
@@ -85,6 +86,34 @@ class IqGrid final : public BlockGrid {
   static constexpr int64_t kWidth = 256;
   static constexpr int64_t kUnit = kParity ? 8 : kDims;
   static constexpr int64_t kWords = kUnit / kDims;  // of a unit
+
+  static constexpr int kUnits = 14;    // units that FitUnit tries
+  static constexpr int kTogether = 4;  // scales tried in one pass over a codebook
+  static constexpr int kMaxTrials = 12;
+
+  // How long to search.
+  struct Search {
+    explicit Search(Effort effort) {
+      float step = 1.15f;
+      float factor = 0.85f;
+      if (effort == Effort::kBest) {
+        trials = 12;
+        rounds = 2;
+        descents = 8;
+        step = 1.07f;
+        factor = 0.7f;
+      } else if (effort == Effort::kFast) {
+        descents = 2;
+      }
+      log_step = std::log(step);
+      for (int t = 0; t < trials; ++t, factor *= step) factors[t] = factor;
+    }
+    int trials = 4;             // scales of a sub-block
+    int rounds = 1;             // fits of d to the chosen words
+    int descents = 4;           // proposals of ChooseCorrelated
+    float factors[kMaxTrials];  // of the trials; each the one before times e^log_step
+    float log_step;
+  };
 
   // What a sub-block wants: its scale, and the squared values of its words, which a miss of the
   // scale costs.
@@ -124,36 +153,16 @@ class IqGrid final : public BlockGrid {
     }
   }
 
-  // What two scales take off the squared error of a sub-block.
-  void Gains(const float* u, const float* h, const V (&scales)[2], V (&gains)[2]) const {
-    gains[0] = gains[1] = hn::Zero(LaneTag());
+  // What each scale takes off the squared error of a sub-block.
+  void Gains(const float* u, const float* h, const V (&scales)[kTogether],
+             V (&gains)[kTogether]) const {
+    for (V& v : gains) v = hn::Zero(LaneTag());
     for (int64_t i = 0; i < sub_block(); i += kDims) {
-      V best[2];
+      V best[kTogether];
       BestScores<kDims>(index_, u + i * kLanes, h + i, scales, best);
-      gains[0] = hn::Add(gains[0], best[0]);
-      gains[1] = hn::Add(gains[1], best[1]);
+      for (int t = 0; t < kTogether; ++t) gains[t] = hn::Add(gains[t], best[t]);
     }
-    gains[0] = hn::Mul(gains[0], scales[0]);
-    gains[1] = hn::Mul(gains[1], scales[1]);
-  }
-
-  // Sums over the best words of a sub-block: the least-squares scale for them is ux / 2 gg.
-  struct WordSumsV {
-    V ug;  // sum u g
-    V gg;  // sum h g^2
-  };
-  WordSumsV SumWords(const float* u, const float* h, V scale) const {
-    WordSumsV sums{hn::Zero(LaneTag()), hn::Zero(LaneTag())};
-    for (int64_t i = 0; i < sub_block(); i += kDims) {
-      const VI place =
-          PlaceOf(index_, FindWord<kDims>(index_, u + i * kLanes, h + i, scale));
-      for (int j = 0; j < kDims; ++j) {
-        const V g = Value(place, j);
-        sums.ug = hn::Add(sums.ug, hn::Mul(LoadCol(u, i + j), g));
-        sums.gg = hn::Add(sums.gg, hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
-      }
-    }
-    return sums;
+    for (int t = 0; t < kTogether; ++t) gains[t] = hn::Mul(gains[t], scales[t]);
   }
 
   // Value j of the words at `places`.
@@ -178,33 +187,79 @@ class IqGrid final : public BlockGrid {
     const V mean = Splat(1.0f / sum);
     const V m4 = hn::Mul(fourth, mean);
     const V ratio = DivOrZero(hn::Mul(m4, hn::Sqrt(m4)), hn::Mul(second, mean));
-    const V start = hn::Mul(hn::Sqrt(hn::Sqrt(ratio)), Splat((kDims == 8 ? 1.3f : 1.5f) / index_.level_values[index_.levels - 1]));
-    V best = start, best_gain = hn::Zero(LaneTag());
-    for (int t = 0; t < trials_; t += 2) {
-      const V scales[2] = {hn::Mul(start, Splat(factors_[t])),
-                           hn::Mul(start, Splat(factors_[t + 1]))};
-      V gains[2];
-      Gains(u, h, scales, gains);
-      for (int k = 0; k < 2; ++k) {
-        best = hn::IfThenElse(hn::Gt(gains[k], best_gain), scales[k], best);
-        best_gain = hn::Max(best_gain, gains[k]);
+    const V start =
+        hn::Mul(hn::Sqrt(hn::Sqrt(ratio)),
+                Splat((kDims == 8 ? 1.3f : 1.6f) / index_.level_values[index_.levels - 1]));
+    HWY_ALIGN float gains[kMaxTrials * kLanes];
+    for (int t = 0; t < search_.trials; t += kTogether) {
+      V scales[kTogether], some[kTogether];
+      for (int k = 0; k < kTogether; ++k) {
+        scales[k] = hn::Mul(start, Splat(search_.factors[t + k]));
       }
+      Gains(u, h, scales, some);
+      for (int k = 0; k < kTogether; ++k) StoreCol(some[k], gains, t + k);
     }
-    const WordSumsV sums = SumWords(u, h, best);
-    return {hn::Max(DivOrZero(hn::Mul(sums.ug, Splat(0.5f)), sums.gg), hn::Zero(LaneTag())),
-            sums.gg};
+    return TopOf(start, gains);
   }
 
-  // The better of the two levels next to a scale; unit = d step.
-  V BestLevel(const float* u, const float* h, V scale, V unit) const {
-    const V one = Splat(1.0f);
+  // The maximum of the gains, between trials by a parabola through the best and its neighbours.
+  // Beyond the last trials it is taken to be half a step away.
+  SubFitV TopOf(V start, const float* gains) const {
+    const int last = search_.trials - 1;
+    V best = LoadCol(gains, 0), factor = Splat(search_.factors[0]), shift = Splat(-0.5f);
+    for (int t = 1; t <= last; ++t) {
+      const V gain = LoadCol(gains, t);
+      V at = Splat(0.5f);
+      if (t < last) {
+        const V before = LoadCol(gains, t - 1), after = LoadCol(gains, t + 1);
+        const V bend = hn::Sub(hn::Sub(hn::Add(gain, gain), before), after);
+        const V top = hn::Mul(DivOrZero(hn::Sub(after, before), bend), Splat(0.5f));
+        at = ClampV(top, Splat(-0.5f), Splat(0.5f));
+      }
+      const VMask better = hn::Gt(gain, best);
+      best = hn::Max(best, gain);
+      factor = hn::IfThenElse(better, Splat(search_.factors[t]), factor);
+      shift = hn::IfThenElse(better, at, shift);
+    }
+    const V x = hn::Mul(shift, Splat(search_.log_step));  // e^x = 1 + x + x^2 / 2
+    const V grow = hn::Add(Splat(1.0f), hn::Add(x, hn::Mul(hn::Mul(x, x), Splat(0.5f))));
+    const V scale = hn::Mul(start, hn::Mul(factor, grow));
+    // A least-squares scale gains scale^2 times its weight.
+    return {scale, DivOrZero(best, hn::Mul(scale, scale))};
+  }
+
+  // The better of the two levels next to a scale, with sums over its words: their least-squares
+  // scale is ug / 2 gg. unit = d step.
+  struct LevelV {
+    V level;
+    V ug;  // sum u g
+    V gg;  // sum h g^2
+  };
+  LevelV FindLevel(const float* u, const float* h, V scale, V unit) const {
+    const V zero = hn::Zero(LaneTag()), one = Splat(1.0f);
     const V half = hn::Mul(hn::Sub(DivOrZero(scale, unit), one), Splat(0.5f));
-    const V low = NearestV(ClampV(hn::Sub(half, Splat(0.5f)), hn::Zero(LaneTag()), Splat(14.0f)));
+    const V low = NearestV(ClampV(hn::Sub(half, Splat(0.5f)), zero, Splat(14.0f)));
     const V scales[2] = {hn::Mul(unit, hn::Add(hn::Add(low, low), one)),
                          hn::Mul(unit, hn::Add(hn::Add(low, low), Splat(3.0f)))};
-    V gains[2];
-    Gains(u, h, scales, gains);
-    return hn::IfThenElse(hn::Gt(gains[1], gains[0]), hn::Add(low, one), low);
+    V ug[2] = {zero, zero}, gg[2] = {zero, zero};
+    for (int64_t i = 0; i < sub_block(); i += kDims) {
+      FoundV found[2];
+      FindWords<kDims>(index_, u + i * kLanes, h + i, scales, found);
+      for (int t = 0; t < 2; ++t) {
+        const VI place = PlaceOf(index_, found[t]);
+        for (int j = 0; j < kDims; ++j) {
+          const V g = Value(place, j);
+          ug[t] = hn::Add(ug[t], hn::Mul(LoadCol(u, i + j), g));
+          gg[t] = hn::Add(gg[t], hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
+        }
+      }
+    }
+    const auto gain = [&](int t) {
+      return hn::Mul(scales[t], hn::Sub(ug[t], hn::Mul(scales[t], gg[t])));
+    };
+    const VMask high = hn::Gt(gain(1), gain(0));
+    return {hn::IfThenElse(high, hn::Add(low, one), low), hn::IfThenElse(high, ug[1], ug[0]),
+            hn::IfThenElse(high, gg[1], gg[0])};
   }
 
   static V LevelOf(V scale, V inverse_unit) {
@@ -267,16 +322,15 @@ class IqGrid final : public BlockGrid {
       return hn::Mul(hn::Mul(d, up), step);
     };
     V unit = FitUnit(scales, weights, stored);
-    for (int round = 0; round < rounds_; ++round) {
+    for (int round = 0; round < search_.rounds; ++round) {
       V ug = hn::Zero(LaneTag()), gg = ug;
       for (int64_t s = 0; s < subs; ++s) {
         const float* us = u + s * sub * kLanes;
-        const V level = BestLevel(us, h_ + s * sub, LoadCol(scales, s), unit);
-        StoreCol(level, levels_ + l, s);
-        const V m = hn::Add(hn::Add(level, level), Splat(1.0f));
-        const WordSumsV sums = SumWords(us, h_ + s * sub, hn::Mul(unit, m));
-        ug = hn::Add(ug, hn::Mul(sums.ug, m));
-        gg = hn::Add(gg, hn::Mul(sums.gg, hn::Mul(m, m)));
+        const LevelV found = FindLevel(us, h_ + s * sub, LoadCol(scales, s), unit);
+        StoreCol(found.level, levels_ + l, s);
+        const V m = hn::Add(hn::Add(found.level, found.level), Splat(1.0f));
+        ug = hn::Add(ug, hn::Mul(found.ug, m));
+        gg = hn::Add(gg, hn::Mul(found.gg, hn::Mul(m, m)));
       }
       // Least squares for these words; kept where rounding has not made it worse.
       const auto gain = [&](V v) { return hn::Mul(v, hn::Sub(ug, hn::Mul(v, gg))); };
@@ -316,19 +370,22 @@ class IqGrid final : public BlockGrid {
     const VMask odd = hn::Gt(parity, zero);
     const IntTag di;
     if constexpr (!kParity) {
-      hn::Store(PlaceOf(index_, FindWord<kDims>(index_, u, h, scale)), di, out->places);
+      const V scales[1] = {scale};
+      FoundV found[1];
+      FindWords<kDims>(index_, u, h, scales, found);
+      hn::Store(PlaceOf(index_, found[0]), di, out->places);
     } else if constexpr (kWords == 1) {
       const FoundPairV found = FindWordPair<kDims>(index_, u, h, scale, odd);
       hn::Store(PlaceOf(index_, found.odd), di, out->places);
     } else {
       const FoundPairV a = FindWordPair<kDims>(index_, u, h, scale, odd);
       const FoundPairV b = FindWordPair<kDims>(index_, u + kDims * kLanes, h + kDims, scale, odd);
-      const VMask first = hn::Gt(hn::Add(a.odd.score, b.plain.score),
-                                 hn::Add(a.plain.score, b.odd.score));
+      const VMask first =
+          hn::Gt(hn::Add(a.odd.score, b.plain.score), hn::Add(a.plain.score, b.odd.score));
       const auto store = [&](const FoundV& yes, const FoundV& no, int64_t k) {
-        hn::Store(hn::IfThenElse(hn::RebindMask(di, first), PlaceOf(index_, yes),
-                                 PlaceOf(index_, no)),
-                  di, out->places + k * kLanes);
+        hn::Store(
+            hn::IfThenElse(hn::RebindMask(di, first), PlaceOf(index_, yes), PlaceOf(index_, no)),
+            di, out->places + k * kLanes);
       };
       store(a.odd, a.plain, 0);
       store(b.plain, b.odd, 1);
@@ -342,7 +399,8 @@ class IqGrid final : public BlockGrid {
     const LaneTag d;
     V least = Splat(1e30f);
     for (int64_t j = 0; j < kUnit; ++j) {
-      const V g = Value(hn::Load(IntTag(), out->places + j / kDims * kLanes), static_cast<int>(j % kDims));
+      const V g =
+          Value(hn::Load(IntTag(), out->places + j / kDims * kLanes), static_cast<int>(j % kDims));
       StoreCol(g, out->values, j);
       if constexpr (kParity) least = hn::Min(least, hn::Mul(g, LoadCol(u, j)));
     }
@@ -363,17 +421,107 @@ class IqGrid final : public BlockGrid {
     StoreCol(signs, out->signs, 0);
   }
 
-  // Low error of |(x - q) R|^2.
+  // Codes of low |(x - q) R|^2, q = scale values. Exact choices under diagonal metrics propose
+  // them: of the weights themselves; of the targets that are left when each weight in turn makes
+  // up for the misses before it; and of steps down from the best so far, with longer and shorter
+  // strides (q moves along the gradient, over the diagonal of R R^T times a stride).
   void ChooseCorrelated(const float* x, const float* r, int64_t stride, V scale,
                         Chosen* best) const {
-    float h[kUnit];
-    for (int64_t j = 0; j < kUnit; ++j) h[j] = r[j * stride + j] * r[j * stride + j];
+    float m[kUnit][kUnit];  // R R^T
+    float h[kUnit], conditional[kUnit];
+    for (int64_t i = 0; i < kUnit; ++i) {
+      for (int64_t j = 0; j < kUnit; ++j) {
+        float sum = 0;
+        for (int64_t k = std::max(i, j); k < kUnit; ++k) {
+          sum += r[i * stride + k] * r[j * stride + k];
+        }
+        m[i][j] = sum;
+      }
+      h[i] = m[i][i];
+      conditional[i] = r[i * stride + i] * r[i * stride + i];
+    }
+    HWY_ALIGN float targets[kUnit * kLanes];
+    Chosen trial;
     Choose(x, h, scale, best);
+    V cost = Cost(x, r, stride, scale, *best);
+    const auto propose = [&](const float* metric) {
+      Choose(targets, metric, scale, &trial);
+      const V c = Cost(x, r, stride, scale, trial);
+      const VMask better = hn::Lt(c, cost);
+      cost = hn::Min(c, cost);
+      Take(better, trial, best);
+    };
+    SequentialTargets(x, r, stride, scale, targets);
+    propose(conditional);
+    for (int step = 0; step < search_.descents; ++step) {
+      constexpr float kStrides[] = {1.0f, 2.0f, 0.6f, 1.4f};
+      for (int64_t j = 0; j < kUnit; ++j) {
+        V pull = hn::Zero(LaneTag());
+        for (int64_t i = 0; i < kUnit; ++i) {
+          const V e = hn::Sub(LoadCol(x, i), hn::Mul(scale, LoadCol(best->values, i)));
+          pull = hn::Add(pull, hn::Mul(Splat(m[j][i]), e));
+        }
+        const V move = hn::Mul(pull, Splat(kStrides[step % 4] / h[j]));
+        StoreCol(hn::Add(hn::Mul(scale, LoadCol(best->values, j)), move), targets, j);
+      }
+      propose(h);
+    }
+  }
+
+  // |(x - q) R|^2.
+  static V Cost(const float* x, const float* r, int64_t stride, V scale, const Chosen& chosen) {
+    V cost = hn::Zero(LaneTag());
+    for (int64_t j = 0; j < kUnit; ++j) {
+      V sum = hn::Zero(LaneTag());
+      for (int64_t i = 0; i <= j; ++i) {
+        const V e = hn::Sub(LoadCol(x, i), hn::Mul(scale, LoadCol(chosen.values, i)));
+        sum = hn::Add(sum, hn::Mul(e, Splat(r[i * stride + j])));
+      }
+      cost = hn::Add(cost, hn::Mul(sum, sum));
+    }
+    return cost;
+  }
+
+  // What each value should be, given the misses of those before it when these are rounded to the
+  // nearest values of a word, whatever the codebook has.
+  void SequentialTargets(const float* x, const float* r, int64_t stride, V scale,
+                         float* targets) const {
+    HWY_ALIGN float misses[kUnit * kLanes];
+    for (int64_t j = 0; j < kUnit; ++j) {
+      V sum = hn::Zero(LaneTag());
+      for (int64_t i = 0; i < j; ++i) {
+        sum = hn::Add(sum, hn::Mul(LoadCol(misses, i), Splat(r[i * stride + j])));
+      }
+      const V target = hn::Add(LoadCol(x, j), hn::Mul(sum, Splat(1.0f / r[j * stride + j])));
+      StoreCol(target, targets, j);
+      V value = Splat(index_.level_values[0]);
+      for (int k = 1; k < index_.levels; ++k) {
+        const float middle = 0.5f * (index_.level_values[k - 1] + index_.level_values[k]);
+        const VMask above = hn::Gt(hn::Abs(target), hn::Mul(scale, Splat(middle)));
+        value = hn::IfThenElse(above, Splat(index_.level_values[k]), value);
+      }
+      const V q = hn::CopySign(hn::Mul(scale, value), target);
+      StoreCol(hn::Sub(LoadCol(x, j), q), misses, j);
+    }
+  }
+
+  // In lanes of `better`, the codes of `from`.
+  static void Take(VMask better, const Chosen& from, Chosen* to) {
+    const IntTag di;
+    const auto floats = [&](const float* source, float* target) {
+      StoreCol(hn::IfThenElse(better, LoadCol(source, 0), LoadCol(target, 0)), target, 0);
+    };
+    for (int64_t j = 0; j < kUnit; ++j) floats(from.values + j * kLanes, to->values + j * kLanes);
+    floats(from.signs, to->signs);
+    for (int64_t k = 0; k < kWords * kLanes; k += kLanes) {
+      hn::Store(hn::IfThenElse(hn::RebindMask(di, better), hn::Load(di, from.places + k),
+                               hn::Load(di, to->places + k)),
+                di, to->places + k);
+    }
   }
 
   uint32_t Entry(int64_t word, int64_t l) const {
-    return static_cast<uint32_t>(
-        index_.entry[static_cast<size_t>(places_[word * kLanes + l])]);
+    return static_cast<uint32_t>(index_.entry[static_cast<size_t>(places_[word * kLanes + l])]);
   }
   uint32_t Level(int64_t s, int64_t l) const {
     return static_cast<uint32_t>(levels_[s * kLanes + l]);
@@ -457,21 +605,16 @@ class IqGrid final : public BlockGrid {
     }
   }
 
-  static constexpr int kUnits = 14;  // units that FitUnit tries
-
   BlockType type_;
   float step_;
-  Effort effort_;
-  int trials_ = 12;
-  int rounds_ = 1;
-  float factors_[12] = {0.6f, 0.66f, 0.726f, 0.8f, 0.88f, 0.96f, 1.06f, 1.17f, 1.29f, 1.41f, 1.55f, 1.7f};
+  Search search_;
   const CodebookIndex& index_;
   float h_[kWidth] = {};
   alignas(kLaneAlign) float up_[kLanes] = {};
-  alignas(kLaneAlign) float d_[kLanes] = {};             // as stored
-  alignas(kLaneAlign) float levels_[16 * kLanes] = {};   // l of each sub-block
+  alignas(kLaneAlign) float d_[kLanes] = {};              // as stored
+  alignas(kLaneAlign) float levels_[16 * kLanes] = {};    // l of each sub-block
   alignas(kLaneAlign) int32_t places_[64 * kLanes] = {};  // of words in the index
-  alignas(kLaneAlign) int32_t signs_[64 * kLanes] = {};      // of units
+  alignas(kLaneAlign) int32_t signs_[64 * kLanes] = {};   // of units
 };
 
 std::unique_ptr<BlockGrid> MakeIq23GridImpl(BlockType type, Effort effort) {

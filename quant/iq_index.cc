@@ -32,9 +32,9 @@ CodebookIndex::CodebookIndex(BlockType type) {
   levels = is_iq3 ? 8 : 3;
   states = is_iq3 ? 8 : 9;
   for (int k = 0; k < levels; ++k) {
-    const int value = !is_iq3                          ? kIq2Values[k]
+    const int value = !is_iq3                       ? kIq2Values[k]
                       : type == BlockType::kIQ3_XXS ? kIq3XxsValues[k]
-                                                      : 2 * k + 1;
+                                                    : 2 * k + 1;
     level_values[k] = static_cast<float>(value);
   }
   const int bits = 16 / dims;
@@ -82,7 +82,8 @@ CodebookIndex::CodebookIndex(BlockType type) {
   values.resize(static_cast<size_t>(words * dims));
   for (int32_t i = 0; i < words; ++i) {
     for (int j = 0; j < dims; ++j) {
-      values[static_cast<size_t>(j * words + i)] = level_values[code(entry[static_cast<size_t>(i)], j)];
+      values[static_cast<size_t>(j * words + i)] =
+          level_values[code(entry[static_cast<size_t>(i)], j)];
     }
   }
 }

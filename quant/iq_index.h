@@ -31,10 +31,10 @@ struct CodebookIndex {
   int states;  // of a quarter
   float level_values[8];
   std::vector<Run> runs;
-  std::vector<Pair> second;      // run after run; of an odd number the last word fills up
-  std::vector<int32_t> entry;    // [words]: the word's number in the codebook
-  std::vector<int32_t> places;   // [runs, 128]: the place of the word that has this second half
-  std::vector<float> values;     // [dims, words]
+  std::vector<Pair> second;     // run after run; of an odd number the last word fills up
+  std::vector<int32_t> entry;   // [words]: the word's number in the codebook
+  std::vector<int32_t> places;  // [runs, 128]: the place of the word that has this second half
+  std::vector<float> values;    // [dims, words]
 };
 
 // Made once for each type, thread-safe. IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S.

@@ -93,8 +93,8 @@ HWY_INLINE void ScoreHalf(const float* a, const float* b, float* out) {
 }
 // With one wrong sign: in either quarter.
 template <int kDims>
-HWY_INLINE void ScoreOddHalf(const float* a, const float* b, const float* odd_a,
-                             const float* odd_b, float* out) {
+HWY_INLINE void ScoreOddHalf(const float* a, const float* b, const float* odd_a, const float* odd_b,
+                             float* out) {
   constexpr int n = kStates<kDims>;
   for (int i = 0; i < n; ++i) {
     const V first = LoadCol(a, i), odd_first = LoadCol(odd_a, i);
@@ -124,31 +124,34 @@ HWY_INLINE void BestSeconds(const CodebookIndex& index, const CodebookIndex::Run
   }
 }
 
-// The highest score of any word under each of two scales. u may be signed.
-template <int kDims>
+// The sum of a run's first quarters. `quarters` are those of one ScoreQuarters.
+HWY_INLINE V FirstHalf(const CodebookIndex::Run& run, const float* quarters) {
+  return hn::Add(hn::Load(LaneTag(), quarters + run.quarters[0]),
+                 hn::Load(LaneTag(), quarters + kQuarterStates * kLanes + run.quarters[1]));
+}
+HWY_INLINE const float* Quarter(const float* quarters, int q) {
+  return quarters + q * kQuarterStates * kLanes;
+}
+
+// The highest score of any word under each of N scales. u may be signed.
+template <int kDims, int N>
 HWY_INLINE void BestScores(const CodebookIndex& index, const float* u, const float* h,
-                           const V (&scales)[2], V (&best)[2]) {
-  HWY_ALIGN float quarters[2][kQuartersSize];
-  HWY_ALIGN float seconds[2][kHalfSize];
-  for (int t = 0; t < 2; ++t) {
+                           const V (&scales)[N], V (&best)[N]) {
+  HWY_ALIGN float quarters[N][kQuartersSize];
+  HWY_ALIGN float seconds[N][kHalfSize];
+  for (int t = 0; t < N; ++t) {
     ScoreQuarters<kDims>(index, u, h, scales[t], quarters[t]);
-    ScoreHalf<kDims>(quarters[t] + 2 * kQuarterStates * kLanes,
-                     quarters[t] + 3 * kQuarterStates * kLanes, seconds[t]);
+    ScoreHalf<kDims>(Quarter(quarters[t], 2), Quarter(quarters[t], 3), seconds[t]);
   }
-  const LaneTag d;
-  V top0 = Splat(-1e30f), top1 = top0;
+  V top[N];
+  for (V& v : top) v = Splat(-1e30f);
   for (const CodebookIndex::Run& run : index.runs) {
-    V m[2];
+    V m[N];
     BestSeconds(index, run, seconds, m);
-    const auto first = [&](const float* from) {
-      return hn::Add(hn::Load(d, from + run.quarters[0]),
-                     hn::Load(d, from + kQuarterStates * kLanes + run.quarters[1]));
-    };
-    top0 = hn::Max(top0, hn::Add(m[0], first(quarters[0])));
-    top1 = hn::Max(top1, hn::Add(m[1], first(quarters[1])));
+    for (int t = 0; t < N; ++t)
+      top[t] = hn::Max(top[t], hn::Add(m[t], FirstHalf(run, quarters[t])));
   }
-  best[0] = top0;
-  best[1] = top1;
+  for (int t = 0; t < N; ++t) best[t] = top[t];
 }
 
 // Finding the word itself: the low bits of a second half's score give way to the number of its
@@ -178,7 +181,7 @@ HWY_INLINE void Raise(V first, V tagged, V run, FoundV* best) {
   best->run = hn::IfThenElse(better, run, best->run);
   best->tagged = hn::IfThenElse(better, tagged, best->tagged);
 }
-// Where the word is in index.values: its place times kMaxDims.
+// The place of the word in index.entry and index.values.
 HWY_INLINE VI PlaceOf(const CodebookIndex& index, const FoundV& found) {
   const IntTag di;
   const VI state = hn::And(hn::BitCast(di, found.tagged), hn::Set(di, kStateMask));
@@ -187,27 +190,25 @@ HWY_INLINE VI PlaceOf(const CodebookIndex& index, const FoundV& found) {
   return hn::GatherIndex(di, index.places.data(), row);
 }
 
-// The best word; u may be signed.
-template <int kDims>
-HWY_INLINE FoundV FindWord(const CodebookIndex& index, const float* u, const float* h, V scale) {
-  const LaneTag d;
-  HWY_ALIGN float quarters[kQuartersSize];
-  HWY_ALIGN float seconds[1][kHalfSize];
-  const auto quarter = [&](int q) { return quarters + q * kQuarterStates * kLanes; };
-  ScoreQuarters<kDims>(index, u, h, scale, quarters);
-  ScoreHalf<kDims>(quarter(2), quarter(3), seconds[0]);
-  TagStates(kStates<kDims> * kStates<kDims>, seconds[0]);
-  FoundV best = NothingFound();
-  V number = hn::Zero(d);
+// The best word under each of N scales; u may be signed.
+template <int kDims, int N>
+HWY_INLINE void FindWords(const CodebookIndex& index, const float* u, const float* h,
+                          const V (&scales)[N], FoundV (&best)[N]) {
+  HWY_ALIGN float quarters[N][kQuartersSize];
+  HWY_ALIGN float seconds[N][kHalfSize];
+  for (int t = 0; t < N; ++t) {
+    ScoreQuarters<kDims>(index, u, h, scales[t], quarters[t]);
+    ScoreHalf<kDims>(Quarter(quarters[t], 2), Quarter(quarters[t], 3), seconds[t]);
+    TagStates(kStates<kDims> * kStates<kDims>, seconds[t]);
+    best[t] = NothingFound();
+  }
+  V number = hn::Zero(LaneTag());
   for (const CodebookIndex::Run& run : index.runs) {
-    V top[1];
+    V top[N];
     BestSeconds(index, run, seconds, top);
-    const V first = hn::Add(hn::Load(d, quarter(0) + run.quarters[0]),
-                            hn::Load(d, quarter(1) + run.quarters[1]));
-    Raise(first, top[0], number, &best);
+    for (int t = 0; t < N; ++t) Raise(FirstHalf(run, quarters[t]), top[t], number, &best[t]);
     number = hn::Add(number, Splat(1.0f));
   }
-  return best;
 }
 
 // The best word with all signs right, and with one of them wrong (in lanes of `odd_lanes`;
@@ -222,20 +223,20 @@ HWY_INLINE FoundPairV FindWordPair(const CodebookIndex& index, const float* u, c
   HWY_ALIGN float plain[kQuartersSize];
   HWY_ALIGN float odd[kQuartersSize];
   HWY_ALIGN float seconds[2][kHalfSize];  // all signs right; one wrong
-  const auto at = [](float* from, int q) { return from + q * kQuarterStates * kLanes; };
   ScoreQuarters<kDims>(index, u, h, scale, plain);
   ScoreOddQuarters<kDims>(index, u, odd_lanes, plain, odd);
-  ScoreHalf<kDims>(at(plain, 2), at(plain, 3), seconds[0]);
-  ScoreOddHalf<kDims>(at(plain, 2), at(plain, 3), at(odd, 2), at(odd, 3), seconds[1]);
+  ScoreHalf<kDims>(Quarter(plain, 2), Quarter(plain, 3), seconds[0]);
+  ScoreOddHalf<kDims>(Quarter(plain, 2), Quarter(plain, 3), Quarter(odd, 2), Quarter(odd, 3),
+                      seconds[1]);
   for (float* table : seconds) TagStates(kStates<kDims> * kStates<kDims>, table);
   FoundPairV best{NothingFound(), NothingFound()};
   V number = hn::Zero(d);
   for (const CodebookIndex::Run& run : index.runs) {
     V top[2];
     BestSeconds(index, run, seconds, top);
-    const auto first = [&](float* a, float* b) {
-      return hn::Add(hn::Load(d, at(a, 0) + run.quarters[0]),
-                     hn::Load(d, at(b, 1) + run.quarters[1]));
+    const auto first = [&](const float* a, const float* b) {
+      return hn::Add(hn::Load(d, a + run.quarters[0]),
+                     hn::Load(d, Quarter(b, 1) + run.quarters[1]));
     };
     const V sum = first(plain, plain);
     Raise(sum, top[0], number, &best.plain);

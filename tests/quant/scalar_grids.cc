@@ -2,6 +2,7 @@
 // (CMakeLists.txt defines HWY_COMPILE_ONLY_SCALAR for this file.)
 #include "tests/quant/scalar_grids.h"
 
+#include "quant/grid_iq23-inl.h"
 #include "quant/grid_legacy-inl.h"
 
 namespace pennyweight {
@@ -9,7 +10,10 @@ namespace pennyweight {
 std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Effort effort) {
   static_assert(HWY_TARGET == HWY_SCALAR);
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
-  return N_SCALAR::MakeLegacyGridImpl(encoding.block, effort);
+  for (const auto make : {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeIq23GridImpl}) {
+    if (auto grid = make(encoding.block, effort)) return grid;
+  }
+  return nullptr;
 }
 
 }  // namespace pennyweight
