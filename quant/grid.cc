@@ -26,6 +26,7 @@ constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
     MakeTernaryGrid,
     MakeIq1Grid,
     MakeAffineKGrid,
+    MakeIq23Grid,
 };
 
 }  // namespace

@@ -24,5 +24,7 @@ std::unique_ptr<BlockGrid> MakeTernaryGrid(BlockType type, Effort effort);
 std::unique_ptr<BlockGrid> MakeIq1Grid(BlockType type, Effort effort);
 // Q2_K Q4_K Q5_K.
 std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type, Effort effort);
+// IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S.
+std::unique_ptr<BlockGrid> MakeIq23Grid(BlockType type, Effort effort);
 
 }  // namespace pennyweight

@@ -12,7 +12,7 @@ namespace {
 constexpr std::string_view kCast = "none: a cast has no code to choose";
 constexpr std::string_view kEach = "each error moves into the columns to its right";
 constexpr std::string_view kJoint =
-    "none, rtn instead: 8 or 4 columns share one code, so no error is known before all have one";
+    "each error moves into the columns to its right; the columns of one code together";
 constexpr std::string_view kWide =
     "none, rtn instead: an element's error follows its own size, and scales span other rows";
 constexpr std::string_view kAcross = "none, rtn instead: blocks run on from row to row";

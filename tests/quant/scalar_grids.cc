@@ -4,6 +4,7 @@
 
 #include "quant/grid_fp4-inl.h"
 #include "quant/grid_iq1-inl.h"
+#include "quant/grid_iq23-inl.h"
 #include "quant/grid_iq4-inl.h"
 #include "quant/grid_kquants_affine-inl.h"
 #include "quant/grid_kquants_symmetric-inl.h"
@@ -18,7 +19,7 @@ std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Eff
   for (const auto make :
        {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeSymmetricKGridImpl, N_SCALAR::MakeIq4GridImpl,
         N_SCALAR::MakeFP4GridImpl, N_SCALAR::MakeTernaryGridImpl, N_SCALAR::MakeIq1GridImpl,
-        N_SCALAR::MakeAffineKGridImpl}) {
+        N_SCALAR::MakeAffineKGridImpl, N_SCALAR::MakeIq23GridImpl}) {
     if (auto grid = make(encoding.block, effort)) return grid;
   }
   return nullptr;
