@@ -29,7 +29,7 @@ std::unique_ptr<BlockGrid> MakeGrid(const Encoding& encoding, int64_t cols, Effo
   if (encoding.kind == Encoding::Kind::kInteger) {
     const IntegerSpec& spec = encoding.integer;
     if (spec.group_size < 0 || (spec.group_size > 0 && cols % spec.group_size != 0)) return nullptr;
-    return MakeRowGridLanes(encoding, cols);
+    return MakeIntegerGrid(spec, cols, effort);
   }
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
   if (cols % TraitsOf(encoding.block).elements != 0) return nullptr;

@@ -47,7 +47,16 @@ class LegacyGrid final : public BlockGrid {
     BeginBlock(w, h, search);
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const LaneScale lane = Lane(l);
-      for (int64_t i = 0; i < kWidth; ++i) Keep(CodeOf(LoadCol(w + l, i), lane), i, l);
+      if (type_ == BlockType::kQ8_0) {
+        for (int64_t i = 0; i < kWidth; ++i) {
+          StoreSignedCode(CodeOf(LoadCol(w + l, i), lane), codes_ + l, i);
+        }
+      } else {
+        const V bias = Splat(bias_);
+        for (int64_t i = 0; i < kWidth; ++i) {
+          StoreCode(hn::Add(CodeOf(LoadCol(w + l, i), lane), bias), codes_ + l, i);
+        }
+      }
     }
     Pack(out);
   }

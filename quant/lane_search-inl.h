@@ -39,14 +39,19 @@ constexpr int kTrialsAtOnce = 2;
 // to square.
 struct Columns {
   Columns(const float* w_in, const float* h_in, int64_t n_in) : w(w_in), h(h_in), n(n_in) {
-    const LaneTag d;
-    low = high = LoadCol(w, 0);
-    for (int64_t i = 1; i < n; ++i) {
+    // Two extremes at a time, whose latencies overlap.
+    V low2 = LoadCol(w, n - 1), high2 = low2;
+    low = high = low2;
+    for (int64_t i = 0; i + 2 <= n; i += 2) {
       low = hn::Min(low, LoadCol(w, i));
       high = hn::Max(high, LoadCol(w, i));
+      low2 = hn::Min(low2, LoadCol(w, i + 1));
+      high2 = hn::Max(high2, LoadCol(w, i + 1));
     }
+    low = hn::Min(low, low2);
+    high = hn::Max(high, high2);
     up = Normalizer(hn::Max(hn::Abs(low), hn::Abs(high)));
-    down = hn::Div(hn::Set(d, 1.0f), up);
+    down = hn::Div(Splat(1.0f), up);
     low = hn::Mul(low, up);
     high = hn::Mul(high, up);
   }

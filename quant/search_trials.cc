@@ -121,7 +121,7 @@ constexpr Ends kAffine31[] = {{0, 0},
 
 int Count(Effort effort) {
   if (effort == Effort::kFast) return 8;
-  return effort == Effort::kNormal ? 16 : 24;
+  return effort == Effort::kNormal ? 12 : 24;
 }
 
 template <class List, class T, size_t kSize>
