@@ -308,16 +308,17 @@ Status StreamTensor(const Context& context, const TensorSource& source, size_t i
   }
   WeightError weight;
   std::vector<float> w, decoded;
+  EncodedTensor tile;  // its memory serves all tiles
   for (int64_t row = 0; row < rows; row += step) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
     const int64_t count = std::min(step, rows - row);
-    EncodedTensor tile;
     if (decodable) {
       w.resize(static_cast<size_t>(count * cols));
       decoded.resize(w.size());
       PW_TRY(ReadFloatRows(source, index, row, count, w.data()));
     }
     if (copy) {
+      tile = EncodedTensor();
       PW_TRY(source.ReadRows(index, row, count, &tile));
     } else {
       Status status =

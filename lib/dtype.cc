@@ -5,6 +5,8 @@
 #include <cassert>
 #include <cstring>
 
+#include "lib/dtype_kernels.h"
+
 namespace pennyweight {
 namespace {
 
@@ -27,7 +29,7 @@ constexpr std::array<DTypeRow, 22> kRows = {{
 static_assert(kRows.size() == static_cast<size_t>(DType::kU64) + 1);
 
 // The conversions compute every case and select by mask: branches would keep the compiler from
-// turning the array loops below into vectors.
+// turning array loops into vectors.
 inline uint32_t Select(bool condition, uint32_t yes, uint32_t no) {
   const uint32_t mask = 0u - static_cast<uint32_t>(condition);
   return (yes & mask) | (no & ~mask);
@@ -130,11 +132,9 @@ void EncodeFromFloat(DType dtype, const float* from, void* to, size_t count) {
   if (count == 0) return;
   switch (dtype) {
     case DType::kF16:
-      ConvertArray<uint32_t, uint16_t>(from, to, count, [](uint32_t w) { return NarrowF16(w); });
-      return;
+      return CastToF16(from, to, count);
     case DType::kBF16:
-      ConvertArray<uint32_t, uint16_t>(from, to, count, [](uint32_t w) { return NarrowBF16(w); });
-      return;
+      return CastToBF16(from, to, count);
     default:
       std::memcpy(to, from, count * sizeof(float));
   }

@@ -1,7 +1,9 @@
 #include "lib/tensor.h"
 
 #include <cassert>
+#include <utility>
 
+#include "lib/aligned_buffer.h"
 #include "lib/checked.h"
 
 namespace pennyweight {
@@ -33,6 +35,19 @@ std::string ShapeToString(const Shape& shape) {
 
 namespace {
 
+// A vector of n elements, in the memory of `old` where that is enough: what a new one costs is its
+// pages, of which large ones are quicker to get.
+template <class T>
+std::vector<T> Sized(std::vector<T> old, size_t n) {
+  if (n > old.capacity()) {
+    old = std::vector<T>();
+    old.reserve(n);
+    AdviseHugePages(old.data(), n * sizeof(T));
+  }
+  old.resize(n);
+  return old;
+}
+
 void AllocateScaled(EncodedTensor* tile) {
   const ScaledSpec& spec = tile->encoding.scaled;
   const auto rows = static_cast<size_t>(tile->rows);
@@ -56,34 +71,35 @@ void AllocateCodebook(EncodedTensor* tile) {
 }  // namespace
 
 EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, int64_t cols) {
-  assert(rows >= 0 && cols >= 0);
   EncodedTensor tile;
-  tile.encoding = encoding;
-  tile.rows = rows;
-  tile.cols = cols;
-  const auto row_count = static_cast<size_t>(rows);
-  if (encoding.kind == Encoding::Kind::kScaled) {
-    AllocateScaled(&tile);
-    return tile;
-  }
-  if (encoding.kind == Encoding::Kind::kCodebook) {
-    AllocateCodebook(&tile);
-    return tile;
-  }
+  tile.Reset(encoding, rows, cols);
+  return tile;
+}
+
+void EncodedTensor::Reset(const Encoding& to, int64_t row_count, int64_t col_count) {
+  assert(row_count >= 0 && col_count >= 0);
+  EncodedTensor old = std::move(*this);
+  *this = EncodedTensor();
+  encoding = to;
+  rows = row_count;
+  cols = col_count;
+  const auto count = static_cast<size_t>(rows);
+  if (encoding.kind == Encoding::Kind::kScaled) return AllocateScaled(this);
+  if (encoding.kind == Encoding::Kind::kCodebook) return AllocateCodebook(this);
   if (encoding.kind != Encoding::Kind::kInteger) {
     const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
     assert(row_bytes.has_value());
-    tile.data.resize(row_count * row_bytes.value_or(0));
-    return tile;
+    data = Sized(std::move(old.data), count * row_bytes.value_or(0));
+    return;
   }
   const IntegerSpec& spec = encoding.integer;
   assert(spec.group_size == 0 || cols % spec.group_size == 0);
-  const size_t groups = row_count * static_cast<size_t>(spec.Groups(cols));
-  tile.codes.resize(row_count * static_cast<size_t>(cols));
-  tile.scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
-  if (!spec.symmetric) tile.zeros.resize(groups);
-  if (spec.act_order) tile.group_of_column.resize(static_cast<size_t>(cols));
-  return tile;
+  const size_t groups = count * static_cast<size_t>(spec.Groups(cols));
+  codes = Sized(std::move(old.codes), count * static_cast<size_t>(cols));
+  scales =
+      Sized(std::move(old.scales), groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
+  if (!spec.symmetric) zeros = Sized(std::move(old.zeros), groups);
+  if (spec.act_order) group_of_column.resize(static_cast<size_t>(cols));
 }
 
 }  // namespace pennyweight

@@ -62,15 +62,8 @@ class RowGridLanes final : public BlockGrid {
   std::vector<float> row_;
 };
 
-std::unique_ptr<RowGrid> MakeRowGrid(const Encoding& encoding, int64_t cols) {
-  if (encoding.kind == Encoding::Kind::kInteger) return MakeIntegerRowGrid(encoding.integer, cols);
+std::unique_ptr<RowGrid> MakeRowGrid(const Encoding& encoding) {
   switch (encoding.block) {
-    case BlockType::kQ4_0:
-    case BlockType::kQ4_1:
-    case BlockType::kQ5_0:
-    case BlockType::kQ5_1:
-    case BlockType::kQ8_0:
-      return MakeLegacyRowGrid(encoding.block);
     case BlockType::kQ2_K:
     case BlockType::kQ4_K:
     case BlockType::kQ5_K:
@@ -85,22 +78,14 @@ std::unique_ptr<RowGrid> MakeRowGrid(const Encoding& encoding, int64_t cols) {
 
 }  // namespace
 
-std::unique_ptr<BlockGrid> MakeRowGridLanes(const Encoding& encoding, int64_t cols) {
+std::unique_ptr<BlockGrid> MakeRowGridLanes(const Encoding& encoding) {
   std::vector<std::unique_ptr<RowGrid>> rows;
   for (int64_t l = 0; l < kLanes; ++l) {
-    rows.push_back(MakeRowGrid(encoding, cols));
+    rows.push_back(MakeRowGrid(encoding));
     if (rows.back() == nullptr) return nullptr;
   }
-  const int64_t width = rows[0]->block();
-  int64_t bytes = 0;
-  Encoding one = encoding;
-  if (encoding.kind == Encoding::Kind::kBlock) {
-    bytes = TraitsOf(encoding.block).bytes;
-  } else {
-    one.integer.group_size = 0;
-    bytes = width + DTypeBits(one.integer.scale_dtype) / 8 + (one.integer.symmetric ? 0 : 1);
-  }
-  return std::make_unique<RowGridLanes>(one, std::move(rows), bytes);
+  const int64_t bytes = TraitsOf(encoding.block).bytes;
+  return std::make_unique<RowGridLanes>(encoding, std::move(rows), bytes);
 }
 
 }  // namespace pennyweight

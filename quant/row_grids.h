@@ -8,16 +8,12 @@
 
 namespace pennyweight {
 
-// Q4_0 Q4_1 Q5_0 Q5_1 Q8_0.
-std::unique_ptr<RowGrid> MakeLegacyRowGrid(BlockType type);
 // Q2_K Q4_K Q5_K: sub-blocks with a scale and a minimum.
 std::unique_ptr<RowGrid> MakeAffineKRowGrid(BlockType type);
 // Q3_K Q6_K: sub-blocks with a signed scale.
 std::unique_ptr<RowGrid> MakeSymmetricKRowGrid(BlockType type);
-// Integer codes in groups of group_size columns, or of the whole row of `cols`.
-std::unique_ptr<RowGrid> MakeIntegerRowGrid(const IntegerSpec& spec, int64_t cols);
 
 // Any of these in lanes; nullptr for another encoding.
-std::unique_ptr<BlockGrid> MakeRowGridLanes(const Encoding& encoding, int64_t cols);
+std::unique_ptr<BlockGrid> MakeRowGridLanes(const Encoding& encoding);
 
 }  // namespace pennyweight

@@ -38,6 +38,13 @@ constexpr int64_t kRowsPerTask = 4 * kLanes;
 // Columns whose weights are turned into lanes together: long enough that a row is read in runs.
 constexpr int64_t kPanel = 256;
 
+// The error of the first row of [row, row + count) that is not finite, whatever order they were
+// looked at.
+Status CheckRows(const float* w, int64_t row, int64_t count, int64_t cols) {
+  for (int64_t r = row; r < row + count; ++r) PW_TRY(CheckFiniteRow(w + r * cols, cols, r));
+  return OkStatus();
+}
+
 // One task's buffers: kLanes rows, panel after panel.
 class LaneRows {
  public:
@@ -47,20 +54,23 @@ class LaneRows {
         lanes_(panel_ * kLanes),
         packed_(static_cast<size_t>(grid_->packed_bytes() * kLanes)) {}
 
-  // h[cols]: NormalizeImportance of each block.
-  void Encode(const float* w, int64_t row, int64_t count, const float* h, ScaleSearch search,
-              EncodedTensor* out) {
+  // h[cols]: NormalizeImportance of each block. Weights are checked while they are in the cache.
+  Status Encode(const float* w, int64_t row, int64_t count, const float* h, ScaleSearch search,
+                EncodedTensor* out) {
     const int64_t width = grid_->block();
     for (int64_t c0 = 0; c0 < out->cols; c0 += panel_) {
       const int64_t n = std::min(panel_, out->cols - c0);
-      LoadLanes(w + row * out->cols + c0, out->cols, count, n, lanes_.data());
+      const float* at = w + row * out->cols + c0;
+      for (int64_t l = 0; l < count; ++l) {
+        if (FindNonFinite(at + l * out->cols, n) >= 0) return CheckRows(w, row, count, out->cols);
+      }
+      LoadLanes(at, out->cols, count, n, lanes_.data());
       for (int64_t c = 0; c < n; c += width) {
         grid_->Encode(lanes_.data() + c * kLanes, h + c0 + c, search, packed_.data());
-        for (int64_t l = 0; l < count; ++l) {
-          StorePacked(packed_.data() + l * grid_->packed_bytes(), row + l, (c0 + c) / width, out);
-        }
+        StorePackedLanes(packed_.data(), grid_->packed_bytes(), row, count, (c0 + c) / width, out);
       }
     }
+    return OkStatus();
   }
 
  private:
@@ -92,7 +102,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
                                               " columns cannot be written as " + encoding.Name());
   }
-  *out = EncodedTensor::Allocate(encoding, rows, cols);
+  out->Reset(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
   const std::vector<float> h = BlockImportance(importance, cols, probe->block());
@@ -101,8 +111,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
     const int64_t end = std::min(rows, (task + 1) * kRowsPerTask);
     for (int64_t r = task * kRowsPerTask; r < end; r += kLanes) {
       const int64_t count = std::min(kLanes, end - r);
-      for (int64_t l = r; l < r + count; ++l) PW_TRY(CheckFiniteRow(w + l * cols, cols, l));
-      lanes.Encode(w, r, count, h.data(), search, out);
+      PW_TRY(lanes.Encode(w, r, count, h.data(), search, out));
     }
     return OkStatus();
   });
