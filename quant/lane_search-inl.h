@@ -34,39 +34,51 @@ constexpr int kTrialsAtOnce = 4;
 constexpr int kTrialsAtOnce = 2;
 #endif
 
-// Weights of one block in the lanes of one vector: x = w[i] * up, i in [0, n), with importance
-// h[i]. `up` is the lane's Normalizer: multiplied as they are loaded, weights of any size are safe
-// to square.
-struct Columns {
-  Columns(const float* w_in, const float* h_in, int64_t n_in) : w(w_in), h(h_in), n(n_in) {
-    // Two extremes at a time, whose latencies overlap.
-    V low2 = LoadCol(w, n - 1), high2 = low2;
-    low = high = low2;
-    for (int64_t i = 0; i + 2 <= n; i += 2) {
-      low = hn::Min(low, LoadCol(w, i));
-      high = hn::Max(high, LoadCol(w, i));
-      low2 = hn::Min(low2, LoadCol(w, i + 1));
-      high2 = hn::Max(high2, LoadCol(w, i + 1));
-    }
-    low = hn::Min(low, low2);
-    high = hn::Max(high, high2);
-    up = Normalizer(hn::Max(hn::Abs(low), hn::Abs(high)));
-    down = hn::Div(Splat(1.0f), up);
-    low = hn::Mul(low, up);
-    high = hn::Mul(high, up);
+struct LowHigh {
+  V low, high;
+};
+
+HWY_INLINE LowHigh FindExtremes(const float* w, int64_t n) {
+  // Two of each, so that their latencies overlap.
+  LowHigh a{LoadCol(w, n - 1), LoadCol(w, n - 1)}, b = a;
+  for (int64_t i = 0; i + 2 <= n; i += 2) {
+    a.low = hn::Min(a.low, LoadCol(w, i));
+    a.high = hn::Max(a.high, LoadCol(w, i));
+    b.low = hn::Min(b.low, LoadCol(w, i + 1));
+    b.high = hn::Max(b.high, LoadCol(w, i + 1));
   }
-  V At(int64_t i) const { return hn::Mul(LoadCol(w, i), up); }
+  return {hn::Min(a.low, b.low), hn::Max(a.high, b.high)};
+}
+
+// What normalises the block in each lane, given the least and the largest of its weights: x = w *
+// up.
+struct Normal {
+  explicit Normal(const LowHigh& w) {
+    up = Normalizer(hn::Max(hn::Abs(w.low), hn::Abs(w.high)));
+    down = hn::Div(Splat(1.0f), up);
+    low = hn::Mul(w.low, up);
+    high = hn::Mul(w.high, up);
+  }
   // A normalised scale or offset as it is stored, normalised again.
   V Stored(DType dtype, V v) const { return hn::Mul(RoundToDType(dtype, hn::Mul(v, down)), up); }
   V Top() const { return hn::Max(hn::Abs(low), hn::Abs(high)); }
   // The weight of largest magnitude, the positive one where there are two.
   V SignedTop() const { return hn::IfThenElse(hn::Gt(hn::Neg(low), high), low, high); }
 
+  V up, down;
+  V low, high;  // of x
+};
+
+// Weights of one block in the lanes of one vector, i in [0, n), with importance h[i]. Normalised as
+// they are loaded, weights of any size are safe to square.
+struct Columns : Normal {
+  Columns(const float* w_in, const float* h_in, int64_t n_in)
+      : Normal(FindExtremes(w_in, n_in)), w(w_in), h(h_in), n(n_in) {}
+  V At(int64_t i) const { return hn::Mul(LoadCol(w, i), up); }
+
   const float* w;
   const float* h;
   int64_t n;
-  V up, down;
-  V low, high;  // of x
 };
 
 // ---- value = scale * q, q integer in [lo, hi] ----

@@ -7,6 +7,7 @@
 #include "lib/parallel.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
+#include "quant/row_minmax.h"
 
 namespace pennyweight {
 
@@ -105,6 +106,13 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
   out->Reset(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
+  if (search == ScaleSearch::kMinMax && HasRowMinMax(encoding)) {
+    return ParallelTry(context, rows, [&](int64_t r) -> Status {
+      PW_TRY(CheckFiniteRow(w + r * cols, cols, r));
+      EncodeRowMinMax(w + r * cols, r, out);
+      return OkStatus();
+    });
+  }
   const std::vector<float> h = BlockImportance(importance, cols, probe->block());
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
     LaneRows lanes(encoding, cols, effort);
