@@ -74,5 +74,27 @@ TEST_CASE("tiles are sized for their encoding and begin as zeros") {
   CHECK(EncodedTensor::Allocate(Encoding::Plain(DType::kF32), 0, 64).data.empty());
 }
 
+TEST_CASE("a tile that is sized again keeps its memory, and nothing else") {
+  EncodedTensor tile =
+      EncodedTensor::Allocate(Encoding::Integer({4, 32, false, DType::kF16}), 64, 96);
+  tile.divisor = 3;
+  tile.levels = {1, 2};
+  const int8_t* codes = tile.codes.data();
+  tile.Reset(Encoding::Integer({8, 0, true, DType::kF32}), 32, 96);
+  CHECK(tile.codes.data() == codes);
+  CHECK(tile.codes.size() == 32 * 96);
+  CHECK(tile.scales.size() == 32 * 4);
+  CHECK(tile.zeros.empty());
+  CHECK(tile.levels.empty());
+  CHECK(tile.divisor == 1);
+  CHECK(tile.rows == 32);
+  CHECK(tile.encoding == Encoding::Integer({8, 0, true, DType::kF32}));
+
+  tile.Reset(Encoding::Plain(DType::kF16), 4000, 1000);  // spans huge pages
+  CHECK(tile.codes.empty());
+  CHECK(tile.data.size() == 8000000);
+  CHECK(std::all_of(tile.data.begin(), tile.data.end(), [](uint8_t b) { return b == 0; }));
+}
+
 }  // namespace
 }  // namespace pennyweight
