@@ -66,7 +66,12 @@ class LaneRows {
         if (FindNonFinite(at + l * out->cols, n) >= 0) return CheckRows(w, row, count, out->cols);
       }
       LoadLanes(at, out->cols, count, n, lanes_.data());
+      const bool last = c0 + n == out->cols;
+      const int64_t next_row = last ? row + kLanes : row;
+      const float* next = last ? w + std::min(next_row, out->rows) * out->cols : at + n;
+      const int64_t next_count = std::min(kLanes, out->rows - next_row);
       for (int64_t c = 0; c < n; c += width) {
+        Prefetch(next + c, out->cols, next_count, width);
         grid_->Encode(lanes_.data() + c * kLanes, h + c0 + c, search, packed_.data());
         StorePackedLanes(packed_.data(), grid_->packed_bytes(), row, count, (c0 + c) / width, out);
       }
@@ -75,6 +80,15 @@ class LaneRows {
   }
 
  private:
+  // The searches run for long on weights in the cache: meanwhile those that come next arrive.
+  static void Prefetch(const float* w, int64_t stride, int64_t count, int64_t n) {
+    constexpr int64_t kLine = 16;
+    if (n > kPanel) return;
+    for (int64_t l = 0; l < count; ++l) {
+      for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(w + l * stride + i);
+    }
+  }
+
   std::unique_ptr<BlockGrid> grid_;
   int64_t panel_;
   LaneArray<float> lanes_;

@@ -194,8 +194,8 @@ TEST_CASE("a group may be the longest row there is") {
     std::vector<float> decoded(w.size());
     DecodeRows(out, 0, 1, decoded.data());
     CHECK(decoded == seen);
-    const double share = WeightedError(w, seen, {}) /
-                         WeightedError(w, std::vector<float>(w.size()), {});
+    const double share =
+        WeightedError(w, seen, {}) / WeightedError(w, std::vector<float>(w.size()), {});
     CHECK(share < 0.03);
     CHECK(share > 0.005);
   }
