@@ -276,8 +276,8 @@ struct Span {
         range(hn::Sub(hn::Max(b.high, hn::Zero(LaneTag())), low)),
         levels(hi_in - lo_in) {}
   V Scale(float a, float c) const { return hn::Mul(range, Splat((1 - a - c) / levels)); }
-  V Zero(V scale, float a) const {
-    const V from = hn::Add(low, hn::Mul(range, Splat(a)));
+  V Zero(V scale, float a) const { return ZeroOf(hn::Add(low, hn::Mul(range, Splat(a))), scale); }
+  V ZeroOf(V from, V scale) const {
     return NearestV(ClampV(hn::Sub(lo, DivOrZero(from, scale)), lo, hi));
   }
   void Codes(V zero, V* from, V* to) const {
@@ -303,25 +303,38 @@ HWY_INLINE ZeroPoint SearchZeroPoint(const Columns& b, float lo, float hi, DType
     const FineBest best = SearchFine(b, dtype, FineTrialCount(effort), effort, make, codes);
     return {best.scale, best.zero};
   }
-  const EndsList list = ZeroPointTrials(static_cast<int>(hi - lo), b.n, effort);
   SymmetricBest best = SymmetricBest::None();
-  OfferTrials(b, list.count, &best, [&](int k, V* zero) {
-    const V scale = span.Scale(list.at[k].low, list.at[k].high);
-    *zero = span.Zero(scale, list.at[k].low);
-    SymmetricTrial trial{DivOrZero(Splat(1.0f), scale), *zero, *zero};
-    codes(*zero, &trial.lo, &trial.hi);
+  const auto trial_of = [&](V inverse, V zero) {
+    SymmetricTrial trial{inverse, zero, zero};
+    codes(zero, &trial.lo, &trial.hi);
     return trial;
-  });
-  if (b.n > kLongBlock) {  // as in SearchCoarse; and the zero points beside
-    const SymmetricBest center = best;
-    const V inverse = DivOrZero(best.qq, best.xq);
-    OfferTrials(b, 4, &best, [&](int k, V* zero) {
-      constexpr float kFactors[] = {0.96f, 1.04f, 1, 1}, kSteps[] = {0, 0, -1, 1};
-      *zero = ClampV(hn::Add(center.zero, Splat(kSteps[k])), span.lo, span.hi);
-      SymmetricTrial trial{hn::Mul(inverse, Splat(kFactors[k])), *zero, *zero};
-      codes(*zero, &trial.lo, &trial.hi);
-      return trial;
+  };
+  if (b.n <= kLongBlock) {
+    const EndsList list = ZeroPointTrials(static_cast<int>(hi - lo), b.n, effort);
+    OfferTrials(b, list.count, &best, [&](int k, V* zero) {
+      const V scale = span.Scale(list.at[k].low, list.at[k].high);
+      *zero = span.Zero(scale, list.at[k].low);
+      return trial_of(DivOrZero(Splat(1.0f), scale), *zero);
     });
+  } else {
+    // Clipped at one distance from zero on either side: of outliers there may be one.
+    const TrialList list = LongTrials(effort);
+    OfferTrials(b, list.count, &best, [&](int k, V* zero) {
+      const V reach = hn::Mul(b.Top(), Splat(1 / list.at[k]));
+      const V from = hn::Max(span.low, hn::Neg(reach));
+      const V to = hn::Min(hn::Add(span.low, span.range), reach);
+      const V scale = hn::Mul(hn::Sub(to, from), Splat(1 / span.levels));
+      *zero = span.ZeroOf(from, scale);
+      return trial_of(DivOrZero(Splat(1.0f), scale), *zero);
+    });
+    for (int round = 0; round < 2; ++round) {  // and what lies between those
+      const V inverse = DivOrZero(best.qq, best.xq), center = best.zero;
+      OfferTrials(b, 4, &best, [&](int k, V* zero) {
+        constexpr float kFactors[] = {0.96f, 1.04f, 1, 1}, kSteps[] = {0, 0, -1, 1};
+        *zero = ClampV(hn::Add(center, Splat(kSteps[k])), span.lo, span.hi);
+        return trial_of(hn::Mul(inverse, Splat(kFactors[k])), *zero);
+      });
+    }
   }
   Refit(b, Refits(effort), &best, codes);
   return {b.Stored(dtype, best.Scale()), best.zero};

@@ -1,6 +1,7 @@
 #include "quant/row_minmax.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "lib/dtype.h"
@@ -57,9 +58,31 @@ HWY_INLINE void FindRowExtremes(const float* w, int64_t n, float* low, float* hi
   *high = most;
 }
 
+// Where the sign does not matter: half the work.
+HWY_INLINE float FindRowTop(const float* w, int64_t n) {
+  const LaneTag d;
+  const int64_t step = VWidth();
+  float top = 0;
+  int64_t i = 0;
+  if (n >= step) {
+    V a = hn::Abs(hn::LoadU(d, w)), b = hn::Zero(d);
+    for (i = step; i + 2 * step <= n; i += 2 * step) {
+      a = hn::Max(a, hn::Abs(hn::LoadU(d, w + i)));
+      b = hn::Max(b, hn::Abs(hn::LoadU(d, w + i + step)));
+    }
+    for (; i + step <= n; i += step) a = hn::Max(a, hn::Abs(hn::LoadU(d, w + i)));
+    top = hn::GetLane(hn::MaxOfLanes(d, hn::Max(a, b)));
+  }
+  for (; i < n; ++i) top = std::max(top, std::abs(w[i]));
+  return top;
+}
+
 HWY_INLINE void FindScales(const RowFormat& format, const float* w, int64_t count, BlockScales* s) {
   for (int64_t k = 0; k < kLanes; ++k) {
-    if (k < count) {
+    if (k < count && !format.signed_top) {
+      s->high[k] = FindRowTop(w + k * format.width, format.width);
+      s->low[k] = -s->high[k];
+    } else if (k < count) {
       FindRowExtremes(w + k * format.width, format.width, s->low + k, s->high + k);
     } else {
       s->low[k] = s->high[k] = 0;

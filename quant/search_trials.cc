@@ -53,11 +53,6 @@ constexpr Ends kZeroPoint15By128[] = {
     {0.08f, 0.02f}, {0.04f, 0.13f}, {0.13f, 0.1f},  {0.02f, 0.04f}, {0.13f, 0.02f}, {0.02f, 0.19f},
     {0.02f, 0.08f}, {-0.04f, 0},    {0.19f, 0.04f}, {0.08f, 0.1f},  {0.13f, 0.16f}, {0.08f, 0.04f},
     {0, 0.02f},     {0.02f, 0.13f}, {0.27f, 0.08f}, {0.19f, 0.1f},  {0.06f, 0},     {0.08f, 0.23f}};
-constexpr Ends kZeroPointLong[] = {
-    {0.08f, 0.08f}, {0.13f, 0.1f},  {0.06f, 0.16f}, {0.1f, 0.04f},  {0.04f, 0.06f}, {0.16f, 0.16f},
-    {0.02f, 0.02f}, {0.25f, 0.25f}, {0.33f, 0.33f}, {0.06f, 0.13f}, {0.08f, 0.19f}, {0.4f, 0.4f},
-    {0.23f, 0.1f},  {0.06f, 0.27f}, {0.2f, 0.2f},   {0.27f, 0.04f}, {0.19f, 0.06f}, {0.13f, 0.06f},
-    {0.04f, 0.1f},  {0.13f, 0.13f}, {0.1f, 0.1f},   {0.06f, 0.02f}, {0.13f, 0.27f}, {0, 0}};
 constexpr Ends kZeroPoint3By64[] = {
     {0.16f, 0.16f},  {0.16f, 0.27f}, {0.33f, 0.08f}, {0.13f, 0.4f},  {0.08f, 0.13f},
     {0.33f, 0.19f},  {0.19f, 0.08f}, {0.1f, 0.27f},  {0.27f, 0.33f}, {0.4f, 0.1f},
@@ -158,7 +153,6 @@ float FineTrial(int k, int top, int64_t n) {
 
 EndsList ZeroPointTrials(int levels, int64_t n, Effort effort) {
   const auto begin = [&](const auto& all) { return Begin<EndsList>(all, Count(effort)); };
-  if (n > kLongBlock) return begin(kZeroPointLong);
   if (levels <= 3) return begin(kZeroPoint3By64);
   if (levels <= 7) return begin(kZeroPoint7By64);
   if (levels > 15) return begin(kZeroPoint31By64);

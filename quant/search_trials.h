@@ -34,8 +34,8 @@ int Refits(Effort effort);
 // Codes in [-top, top - 1], top below kFineCodes: where the weight of largest magnitude lies, in
 // codes of the sign that has one more; negative: in codes of the other sign.
 TrialList SymmetricTrials(int top, int64_t n, Effort effort);
-// For long blocks: the same as multiples of -top; and factors of the best inverse scale of those,
-// which lie between them.
+// For long blocks: the same as multiples of -top, all positive; and factors of the best inverse
+// scale of those, which lie between them.
 TrialList LongTrials(Effort effort);
 TrialList NearTrials();
 
@@ -43,7 +43,8 @@ TrialList NearTrials();
 int FineTrialCount(Effort effort);
 float FineTrial(int k, int top, int64_t n);
 
-// Codes in [0, levels] with a zero point among them, and with an offset of their own.
+// Codes in [0, levels] with a zero point among them (up to kLongBlock columns), and with an offset
+// of their own.
 EndsList ZeroPointTrials(int levels, int64_t n, Effort effort);
 EndsList AffineTrials(int levels, Effort effort);
 
