@@ -73,5 +73,8 @@ std::unique_ptr<BlockGrid> MakeGrid(const Encoding& encoding, int64_t cols,
 
 // Puts the packed block of one row in its place: row `row`, block `b` of an encoded tile.
 void StorePacked(const uint8_t* packed, int64_t row, int64_t b, EncodedTensor* out);
+// The same for the packed blocks of rows [row, row + count), one after the other.
+void StorePackedLanes(const uint8_t* packed, int64_t packed_bytes, int64_t row, int64_t count,
+                      int64_t b, EncodedTensor* out);
 
 }  // namespace pennyweight

@@ -41,14 +41,20 @@ void LoadLanesImpl(const float* rows, int64_t stride, int64_t count, int64_t n, 
   const Quad d;
   int64_t i = 0;
   if (count == kLanes) {
-    for (; i + 4 <= n; i += 4) {
+    // Four rows at a time along a cache line: kLanes lines, a power of two apart, would evict each
+    // other.
+    for (; i < n / 4 * 4; i += kLanes) {
+      const int64_t end = std::min(i + kLanes, n / 4 * 4);
       for (int64_t l = 0; l < kLanes; l += 4) {
-        Quads m;
-        for (int64_t k = 0; k < 4; ++k) m.v[k] = hn::LoadU(d, rows + (l + k) * stride + i);
-        m = Transpose(m);
-        for (int64_t k = 0; k < 4; ++k) hn::StoreU(m.v[k], d, out + (i + k) * kLanes + l);
+        for (int64_t c = i; c < end; c += 4) {
+          Quads m;
+          for (int64_t k = 0; k < 4; ++k) m.v[k] = hn::LoadU(d, rows + (l + k) * stride + c);
+          m = Transpose(m);
+          for (int64_t k = 0; k < 4; ++k) hn::StoreU(m.v[k], d, out + (c + k) * kLanes + l);
+        }
       }
     }
+    i = n / 4 * 4;
   }
   for (; i < n; ++i) {
     for (int64_t l = 0; l < count; ++l) out[i * kLanes + l] = rows[l * stride + i];

@@ -246,5 +246,30 @@ TEST_CASE("arrays convert like single values, at any length and alignment") {
   CHECK(RoundThrough(DType::kF32, 0.1f) == 0.1f);
 }
 
+TEST_CASE("casts of arrays give the same bits on every instruction set") {
+  std::vector<float> values = HardFloats();
+  std::mt19937 rng(99);
+  for (int i = 0; i < 200000; ++i) {
+    values.push_back(std::bit_cast<float>(static_cast<uint32_t>(rng())));
+  }
+  int64_t targets = hwy::SupportedTargets();
+  for (; targets != 0; targets &= targets - 1) {
+    hwy::SetSupportedTargetsForTest(targets & -targets);
+    hwy::GetChosenTarget().Update(targets & -targets);
+    CAPTURE(hwy::TargetName(targets & -targets));
+    std::vector<uint16_t> f16(values.size()), bf16(values.size());
+    EncodeFromFloat(DType::kF16, values.data(), f16.data(), values.size());
+    EncodeFromFloat(DType::kBF16, values.data(), bf16.data(), values.size());
+    size_t wrong = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      wrong += f16[i] != F32ToF16(values[i]);
+      wrong += bf16[i] != F32ToBF16(values[i]);
+    }
+    CHECK(wrong == 0);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
 }  // namespace
 }  // namespace pennyweight

@@ -136,6 +136,12 @@ inline std::vector<GridCase> GridCases() {
       {Encoding::Integer(Ints(4, 128, true, DType::kBF16)), 5e-3, 2e-2},
       {Encoding::Integer(Ints(4, 64, false, DType::kF16)), 4e-3, 1.5e-2},
       {Encoding::Integer(Ints(4, 0, false, DType::kF32)), 7e-3, 3e-2},
+      {Encoding::Integer(Ints(2, 16, true, DType::kF16)), 3e-2, 1.5e-1},
+      {Encoding::Integer(Ints(2, 64, false, DType::kBF16)), 5e-2, 2.5e-1},
+      {Encoding::Integer(Ints(3, 128, true, DType::kF32)), 2e-2, 8e-2},
+      {Encoding::Integer(Ints(5, 32, false, DType::kF16)), 6e-4, 4e-3},
+      {Encoding::Integer(Ints(6, 64, true, DType::kF16)), 3e-4, 2e-3},
+      {Encoding::Integer(Ints(7, 16, false, DType::kF32)), 2e-5, 2e-4},
       {Encoding::Integer(Ints(8, 0, true, DType::kBF16)), 2e-5, 2e-4},
       {Encoding::Integer(Ints(8, 128, false, DType::kF32)), 1e-5, 1e-4},
   };

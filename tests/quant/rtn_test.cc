@@ -98,6 +98,34 @@ TEST_CASE("a NaN or infinity is named by row and column, the first one first") {
   }
 }
 
+TEST_CASE("the first row is named, also where a later one is looked at earlier") {
+  const int64_t rows = 16, cols = 1024;
+  std::vector<float> w = RandomWeights(rows * cols, 6);
+  w[3 * cols + 900] = std::numeric_limits<float>::infinity();
+  w[9 * cols + 5] = std::numeric_limits<float>::quiet_NaN();
+  EncodedTensor out;
+  const Status status = QuantizeRtn({}, Encoding::Block(BlockType::kQ4_0), w.data(), rows, cols, {},
+                                    ScaleSearch::kSearch, &out);
+  REQUIRE_FALSE(status.ok());
+  CHECK(status.error().message == "infinity at row 3, column 900");
+}
+
+TEST_CASE("a tile that is used again gives the same bytes as a new one") {
+  const std::vector<float> a = RandomWeights(40 * 256, 61), b = RandomWeights(24 * 256, 62);
+  EncodedTensor reused;
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kSearch}) {
+      EncodedTensor fresh;
+      REQUIRE(QuantizeRtn({}, c.encoding, a.data(), 40, 256, {}, search, &reused).ok());
+      REQUIRE(QuantizeRtn({}, c.encoding, b.data(), 24, 256, {}, search, &reused).ok());
+      REQUIRE(QuantizeRtn({}, c.encoding, b.data(), 24, 256, {}, search, &fresh).ok());
+      CHECK(SameBytes(reused, fresh));
+      CHECK(reused.rows == 24);
+    }
+  }
+}
+
 TEST_CASE("a type that does not fit the row is refused") {
   const std::vector<float> w = RandomWeights(172, 1);
   EncodedTensor out;

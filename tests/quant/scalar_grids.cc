@@ -3,6 +3,7 @@
 #include "tests/quant/scalar_grids.h"
 
 #include "quant/grid_fp4-inl.h"
+#include "quant/grid_integer-inl.h"
 #include "quant/grid_iq1-inl.h"
 #include "quant/grid_iq23-inl.h"
 #include "quant/grid_iq4-inl.h"
@@ -13,8 +14,14 @@
 
 namespace pennyweight {
 
-std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t, Effort effort) {
+std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t cols, Effort effort) {
   static_assert(HWY_TARGET == HWY_SCALAR);
+  if (encoding.kind == Encoding::Kind::kInteger) {
+    return N_SCALAR::MakeIntegerGridImpl(encoding.integer, cols, effort);
+  }
+  if (encoding.kind == Encoding::Kind::kInteger) {
+    return N_SCALAR::MakeIntegerGridImpl(encoding.integer, cols, effort);
+  }
   if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
   for (const auto make :
        {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeSymmetricKGridImpl, N_SCALAR::MakeIq4GridImpl,
