@@ -5,6 +5,8 @@
 
 #include "lib/checked.h"
 #include "lib/parallel.h"
+#include "quant/encode_codebook.h"
+#include "quant/encode_scaled.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
 
@@ -42,7 +44,19 @@ Status CastRows(const Context& context, const float* w, int64_t rows, int64_t co
 
 Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
                    int64_t cols, std::span<const float> importance, ScaleSearch search,
-                   EncodedTensor* out) {
+                   EncodedTensor* out, std::optional<float> tensor_scale) {
+  if (CanEncodeScaled(encoding, cols)) {
+    if (HasTensorScale(encoding) && !tensor_scale) {
+      const auto rows_themselves = [&](const RowVisitor& visit) { return visit(w, rows); };
+      PW_ASSIGN(tensor_scale,
+                FindTensorScale(context, encoding, cols, importance, search, rows_themselves));
+    }
+    return EncodeScaled(context, encoding, tensor_scale.value_or(1), w, rows, cols, importance,
+                        search, out);
+  }
+  if (CanEncodeCodebook(encoding)) {
+    return EncodeCodebook(context, encoding, w, rows, cols, importance, search, out);
+  }
   const bool plain = encoding.kind == Encoding::Kind::kPlain && IsFloatDType(encoding.dtype);
   if (!plain && MakeGrid(encoding, cols) == nullptr) {
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
