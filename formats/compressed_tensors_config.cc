@@ -114,6 +114,12 @@ Refusal CheckInteger(const IntegerSpec& spec, int64_t cols) {
   if (spec.bits < 2 || spec.bits > 8) {
     return {fmt::format("{} bits are not written, only 2 to 8", spec.bits), "--type int4"};
   }
+  // The loaders that read dense streams (0.18 and later) refuse packed zero points; those before
+  // leave bits of each word unused.
+  if (!spec.symmetric && 32 % spec.bits != 0) {
+    return {fmt::format("no version of its library loads {} bits with zero points", spec.bits),
+            "--symmetric, or --type int4"};
+  }
   if (spec.act_order) return {"groups in activation order are not written", "--type int4"};
   if (!IsFloatDType(spec.scale_dtype)) {
     return {"scales are float16, bfloat16 or float32", "--type int4"};

@@ -7,7 +7,9 @@
 
 #include "lib/nearest.h"
 #include "quant/codec.h"
+#include "quant/encode_scaled.h"
 #include "quant/mix_gguf.h"
+#include "quant/type_scaled.h"
 
 namespace pennyweight {
 namespace {
@@ -146,12 +148,15 @@ Choice Fit(const Encoding& wanted, int64_t cols) {
   } else if (wanted.kind == Encoding::Kind::kInteger) {
     unit = wanted.integer.group_size;
     if (unit != 0 && cols % unit != 0) choice.encoding.integer.group_size = 0;
+  } else if (wanted.kind == Encoding::Kind::kScaled && !CanEncodeScaled(wanted, cols)) {
+    unit = wanted.scaled.block_cols;
+    choice.encoding = Encoding::Plain(DType::kF16);
   }
   choice.quantize = choice.encoding.kind != Encoding::Kind::kPlain;
   if (choice.encoding == wanted) return choice;
   choice.degraded = true;
   choice.fallback =
-      wanted.kind == Encoding::Kind::kBlock
+      wanted.kind != Encoding::Kind::kInteger
           ? fmt::format("{} columns do not divide into blocks of {}: {}", cols, unit,
                         choice.encoding.Name())
           : fmt::format("{} columns do not divide into groups of {}: one scale per row", cols,
@@ -213,10 +218,10 @@ class Chooser {
                            (entry.role == Role::kOther && entry.tensor->name.ends_with(".weight"));
     if (!is_linear) {
       return LeftAlone(options_.plain,
-                       fmt::format("{} keeps the {} plain", mix_->name, RoleName(entry.role)));
+                       fmt::format("{} keeps the {} plain", options_.type, RoleName(entry.role)));
     }
     if (entry.tensor->shape.size() != 2) {
-      return LeftAlone(options_.plain, fmt::format("{} takes matrices, not {}", mix_->name,
+      return LeftAlone(options_.plain, fmt::format("{} takes matrices, not {}", options_.type,
                                                    ShapeToString(entry.tensor->shape)));
     }
     return Fit(base_, entry.tensor->cols());
@@ -283,6 +288,7 @@ Result<std::vector<Choice>> ChooseTypes(const MixOptions& options, const Family*
   if (base->kind == Encoding::Kind::kInteger && !options.pure) {
     mix = FindMix(base->integer.bits == 8 ? "int8" : "int4");  // what groups, the same tensors
   }
+  if (IsScaledType(*base) && !options.pure) mix = FindMix("int4");
   std::vector<Entry> entries = MakeEntries(family, tensors);
   PW_TRY(ApplyPatterns(options, entries));
 

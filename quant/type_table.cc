@@ -2,8 +2,10 @@
 #include <algorithm>
 #include <charconv>
 #include <iterator>
+#include <utility>
 
 #include "quant/mix.h"
+#include "quant/type_scaled.h"
 
 namespace pennyweight {
 namespace {
@@ -74,6 +76,7 @@ std::optional<IntegerSpec> ParseSuffix(std::string_view suffix, IntegerSpec spec
 }  // namespace
 
 std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integer) {
+  if (const auto scaled = FindScaledType(name)) return scaled;
   const size_t stem = name.starts_with("int") ? name.find('_') : std::string_view::npos;
   const TypeRow* row = FindRow(name.substr(0, stem));
   if (row == nullptr) return std::nullopt;
@@ -84,7 +87,7 @@ std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integ
       return Encoding::Block(row->block);
     case Encoding::Kind::kScaled:
     case Encoding::Kind::kCodebook:
-      return std::nullopt;  // no row has these: they are read, not written
+      return std::nullopt;  // FindScaledType has these
     case Encoding::Kind::kInteger:
       break;
   }
@@ -99,6 +102,8 @@ std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integ
 std::vector<std::string> TypeNames() {
   std::vector<std::string> names;
   for (const TypeRow& row : kTypes) names.emplace_back(row.name);
+  for (std::string& name : ScaledTypeNames()) names.push_back(std::move(name));
+  std::sort(names.begin(), names.end());
   return names;
 }
 

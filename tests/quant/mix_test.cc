@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "quant/encode_codebook.h"
+#include "quant/encode_scaled.h"
 #include "quant/grid.h"
 #include "quant/mix_gguf.h"
 
@@ -382,18 +384,26 @@ TEST_CASE("the type table is sorted, round-trips through names, and every block 
     CAPTURE(name);
     const auto type = FindType(name, spec);
     REQUIRE(type.has_value());
+    if (type->kind == Encoding::Kind::kScaled || type->kind == Encoding::Kind::kCodebook) {
+      CHECK((CanEncodeScaled(*type, 256) || CanEncodeCodebook(*type)));
+      continue;
+    }
     if (type->kind == Encoding::Kind::kInteger) continue;
     CHECK(type->Name() == name);
     if (type->kind == Encoding::Kind::kBlock) {
-      CHECK(MakeGrid(*type, 2 * TraitsOf(type->block).elements) != nullptr);
+      const int64_t cols = 2 * TraitsOf(type->block).elements;
+      CHECK((MakeGrid(*type, cols) != nullptr || CanEncodeScaled(*type, cols)));
     }
   }
   // And the other way: no block type that can be written is missing.
   for (int i = 0; i <= static_cast<int>(BlockType::kQ2_0); ++i) {
     const BlockTraits& traits = TraitsOf(static_cast<BlockType>(i));
     CAPTURE(traits.name);
-    const bool writable = MakeGrid(Encoding::Block(traits.type), 2 * traits.elements) != nullptr;
-    CHECK(FindType(traits.name, spec).has_value() == writable);
+    const Encoding block = Encoding::Block(traits.type);
+    const bool writable = MakeGrid(block, 2 * traits.elements) != nullptr ||
+                          CanEncodeScaled(block, 2 * traits.elements);
+    const auto found = FindType(traits.name, spec);
+    CHECK((found && *found == block) == writable);
   }
 }
 
@@ -413,11 +423,46 @@ TEST_CASE("integer types take group size and symmetry from the options, or from 
     REQUIRE(type.has_value());
     CHECK(type->Name() == name);
   }
-  for (const char* name : {"int4_", "int4_g", "int4_g0", "int4_g-1", "int4_g32x", "int4_asym",
-                           "int5", "q4_0_g32", "int4_g99999999999999999999", "", "Q4_0"}) {
+  for (const char* name :
+       {"int4_", "int4_g", "int4_g0", "int4_g-1", "int4_g32x", "int4_asym", "int7", "nf4_b48",
+        "nf4_b", "nf4_b64x", "fp8_e4m3_b128", "fp8_e4m3_b0x128", "fp8_e4m3_row", "mxfp4_b32",
+        "q4_0_g32", "int4_g99999999999999999999", "", "Q4_0"}) {
     CAPTURE(name);
     CHECK_FALSE(FindType(name, spec).has_value());
   }
+}
+
+TEST_CASE("types of elements and scales by their names") {
+  const IntegerSpec spec;
+  for (const char* name : {"fp8_e4m3_tensor", "fp8_e4m3_channel", "fp8_e5m2_channel",
+                           "fp8_e4m3_b128x128", "fp8_e5m2_b64x96", "nf4_b64", "fp4_b128"}) {
+    const auto type = FindType(name, spec);
+    REQUIRE_MESSAGE(type.has_value(), name);
+    CHECK(type->Name() == name);
+  }
+  CHECK(FindType("fp8_e4m3", spec)->Name() == "fp8_e4m3_channel");
+  CHECK(FindType("nf4", spec)->Name() == "nf4_b64");
+  CHECK(FindType("nvfp4", spec)->Name() == "fp4_e2m1_b1x16");
+  CHECK(FindType("nvfp4", spec)->scaled.divided);
+}
+
+TEST_CASE("types of elements and scales leave embedding and head plain, and rows that do not fit") {
+  for (const std::string type : {"fp8_e4m3", "nf4", "mxfp4", "nvfp4"}) {
+    CAPTURE(type);
+    const auto choices = Choose(Options(type), Dense{});
+    const Choice& up = choices.at("model.layers.2.mlp.up_proj.weight");
+    CHECK(up.encoding == *FindType(type, IntegerSpec{}));
+    CHECK(up.quantize);
+    CHECK_FALSE(choices.at("lm_head.weight").quantize);
+    CHECK(choices.at("lm_head.weight").fallback == type + " keeps the head plain");
+  }
+  Dense odd;
+  odd.hidden = 264;
+  const auto choices = Choose(Options("nvfp4"), odd);
+  const Choice& up = choices.at("model.layers.2.mlp.up_proj.weight");
+  CHECK_FALSE(up.quantize);
+  CHECK(up.degraded);
+  CHECK(up.fallback == "264 columns do not divide into blocks of 16: f16");
 }
 
 TEST_CASE("every mix is consistent: sorted, base is a type, all choices are writable") {
