@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "calib/scaled_tensor.h"
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "quant/codec.h"
@@ -30,23 +31,37 @@ struct Candidate {
   Method method;
   EncodedMatrix matrix;
   double heldout_error = 0;  // |X0 W^T - X Q^T|^2, X0 the original model's input
+  std::optional<float> tensor_scale = std::nullopt;  // see ReadTensorScale
 };
 
-Status Encode(const Context& context, const MatrixJob& job, Method method, const float* w,
-              int64_t rows, int64_t cols, EncodedTensor* out) {
+Status Encode(const Context& context, const MatrixJob& job, const Candidate& candidate,
+              const float* w, int64_t rows, int64_t cols, EncodedTensor* out) {
   const Encoding& encoding = job.choice->encoding;
-  switch (method) {
+  switch (candidate.method) {
     case Method::kMinMax:
       return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out,
-                         job.effort);
+                         job.effort, candidate.tensor_scale);
     case Method::kGptq: {
       const HessianFactor factor{cols, job.statistics->r(), job.statistics->importance()};
       return QuantizeGptq(context, encoding, factor, w, rows, cols, out, job.effort);
     }
     default:
       return QuantizeRtn(context, encoding, w, rows, cols, job.statistics->importance(),
-                         ScaleSearch::kSearch, out, job.effort);
+                         ScaleSearch::kSearch, out, job.effort, candidate.tensor_scale);
   }
+}
+
+// A scale that spans the whole matrix is found before its first tile, for each way of its own.
+Status FindTensorScales(const Context& context, const MatrixJob& job,
+                        std::vector<Candidate>* list) {
+  for (Candidate& candidate : *list) {
+    const bool plain = candidate.method == Method::kMinMax;
+    PW_ASSIGN(candidate.tensor_scale,
+              ReadTensorScale(context, *job.source, job.index, job.choice->encoding,
+                              plain ? std::span<const float>() : job.statistics->importance(),
+                              plain ? ScaleSearch::kMinMax : ScaleSearch::kSearch));
+  }
+  return OkStatus();
 }
 
 // out[heldout_rows, rows] = X M^T for held-out inputs X and m[rows, k].
@@ -117,7 +132,9 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
                       double* heldout_total) {
   const InputStatistics& statistics = *job.statistics;
   const TensorInfo& info = job.source->tensors()[job.index];
-  const int64_t rows = info.rows(), cols = info.cols(), step = TileRows(cols);
+  const int64_t rows = info.rows(), cols = info.cols();
+  const int64_t step = AlignTileRows(TileRows(cols), job.choice->encoding, cols);
+  PW_TRY(FindTensorScales(context, job, list));
   PW_ASSIGN(const float part, CorrectionPart(context, job));
   std::vector<float> w, target, want, have;
   for (int64_t row = 0; row < rows; row += step) {
@@ -134,7 +151,7 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
       }
       for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
-      Status status = Encode(context, job, candidate.method, target.data(), count, cols, &tile);
+      Status status = Encode(context, job, candidate, target.data(), count, cols, &tile);
       if (!status.ok()) {
         return InTensorOf(
             LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
@@ -185,6 +202,12 @@ Status WriteMatrix(const Context& context, const MatrixJob& job, const EncodedMa
   return OkStatus();
 }
 
+// Whether gptq takes the type: nothing else chooses codes column by column.
+bool HasGrid(const MatrixJob& job) {
+  const TensorInfo& info = job.source->tensors()[job.index];
+  return MakeGrid(job.choice->encoding, info.cols()) != nullptr;
+}
+
 // The candidate that the method asks for; auto takes gptq unless held-out error rises.
 const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list,
                         TensorReport* report) {
@@ -198,7 +221,9 @@ const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list
   const Candidate* gptq = find(Method::kGptq);
   const Candidate* rtn = find(Method::kRtn);
   if (gptq == nullptr) {
-    report->fallback = "the Hessian could not be factored: rtn";
+    const Encoding& encoding = job.choice->encoding;
+    report->fallback = HasGrid(job) ? "the Hessian could not be factored: rtn"
+                                    : "gptq does not choose codes of " + encoding.Name() + ": rtn";
     return rtn;
   }
   if (job.method == Method::kAuto && gptq->heldout_error > rtn->heldout_error) {
@@ -264,7 +289,7 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
   list.push_back({Method::kRtn, {}, 0});
   list.push_back({Method::kMinMax, {}, 0});
   const bool wants_gptq = job.method == Method::kGptq || job.method == Method::kAuto;
-  if (wants_gptq && job.factored) list.push_back({Method::kGptq, {}, 0});
+  if (wants_gptq && job.factored && HasGrid(job)) list.push_back({Method::kGptq, {}, 0});
   double heldout_total = 0;
   PW_TRY(MakeCandidates(context, job, &list, &heldout_total));
 

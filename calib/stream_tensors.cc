@@ -4,7 +4,9 @@
 #include <limits>
 #include <mutex>
 
+#include "calib/scaled_tensor.h"
 #include "calib/tile_work.h"
+#include "lib/parallel.h"
 #include "quant/codec.h"
 #include "quant/method.h"
 #include "quant/non_finite.h"
@@ -39,10 +41,26 @@ void AppendRows(const EncodedTensor& piece, EncodedTensor* tile) {
 class TileStream {
  public:
   TileStream(const Context& context, const StreamJob& job, const RowsCallback& on_rows)
-      : context_(context), job_(job), on_rows_(on_rows) {
+      : context_(context),
+        job_(job),
+        on_rows_(on_rows),
+        search_(job.method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch),
+        tensor_scales_(job.choices.size()) {
     // The tile is one task; its rows are not parted again.
     context_.threads = 1;
     context_.progress = nullptr;
+  }
+
+  // Reads the tensors once for the scales that belong to all of a tensor, where there are any.
+  Status FindScales(const Context& context, std::span<const size_t> which) {
+    const std::vector<TensorInfo>& tensors = job_.source->tensors();
+    return ParallelTry(context, static_cast<int64_t>(which.size()), [&](int64_t at) -> Status {
+      const size_t i = which[static_cast<size_t>(at)];
+      const Encoding& to = job_.choices[i].encoding;
+      if (to == tensors[i].encoding) return OkStatus();
+      PW_ASSIGN(tensor_scales_[i], ReadTensorScale(context_, *job_.source, i, to, {}, search_));
+      return OkStatus();
+    });
   }
 
   Status Work(Tile* tile, TileScratch* scratch) {
@@ -80,7 +98,8 @@ class TileStream {
       const int64_t rows = std::min(step, tile->rows - row);
       DecodeRows(scratch->stored, row, rows, values);
       const bool keep = job_.choices[tile->tensor].keep_non_finite;
-      PW_TRY(Quantize(to, keep, values, tile->row + row, rows, cols, &scratch->piece));
+      PW_TRY(Quantize(to, keep, tensor_scales_[tile->tensor], values, tile->row + row, rows, cols,
+                      &scratch->piece));
       if (keep) tile->result.kept_non_finite += ReplaceNonFinite(values, rows * cols);
       PW_TRY(Measure(scratch->piece, values, keep, tile->row + row, &tile->result.error, scratch));
       if (step >= tile->rows) {
@@ -93,15 +112,15 @@ class TileStream {
   }
 
   // Rows that begin at `first` of the tensor.
-  Status Quantize(const Encoding& to, bool keep_non_finite, const float* values, int64_t first,
-                  int64_t rows, int64_t cols, EncodedTensor* out) {
+  Status Quantize(const Encoding& to, bool keep_non_finite, std::optional<float> tensor_scale,
+                  const float* values, int64_t first, int64_t rows, int64_t cols,
+                  EncodedTensor* out) {
     if (keep_non_finite) {
       CastTile(to, values, rows, cols, out);
       return OkStatus();
     }
-    const ScaleSearch search =
-        job_.method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
-    Status status = QuantizeRtn(context_, to, values, rows, cols, {}, search, out, job_.effort);
+    Status status =
+        QuantizeRtn(context_, to, values, rows, cols, {}, search_, out, job_.effort, tensor_scale);
     if (status.ok()) return status;
     return LocateNonFinite(std::move(status).TakeError(), values, rows, cols, first);
   }
@@ -132,6 +151,8 @@ class TileStream {
   Context context_;
   const StreamJob& job_;
   const RowsCallback& on_rows_;
+  ScaleSearch search_;
+  std::vector<std::optional<float>> tensor_scales_;
   std::mutex mutex_;
 };
 
@@ -150,11 +171,12 @@ Context WithinCalibration(const Context& context) {
 Status StreamTensors(const Context& context, const StreamJob& job, std::span<const size_t> which,
                      const RowsCallback& on_rows) {
   const std::vector<TensorInfo>& tensors = job.source->tensors();
-  std::vector<Tile> tiles = CutTiles(tensors, which);
+  std::vector<Tile> tiles = CutTiles(tensors, which, job.choices);
   if (context.progress != nullptr) {
     context.progress->Phase("writing tensors", static_cast<int64_t>(tiles.size()));
   }
   TileStream stream(context, job, on_rows);
+  PW_TRY(stream.FindScales(context, which));
   PW_TRY(WorkOnTiles(context, tensors, job.journal, &tiles,
                      [&](Tile* tile, TileScratch* scratch) { return stream.Work(tile, scratch); }));
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "calib/scaled_tensor.h"
 #include "lib/parallel.h"
 #include "lib/peak_rss.h"
 #include "lib/tensor_sink.h"
@@ -89,7 +90,8 @@ bool WasDone(const Journal* journal, Tile* tile) {
 
 }  // namespace
 
-std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<const size_t> which) {
+std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<const size_t> which,
+                           std::span<const Choice> choices) {
   double total = 0;
   for (const size_t i : which) total += static_cast<double>(tensors[i].elements());
   int64_t elements = kTileElements;
@@ -97,7 +99,9 @@ std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<con
   std::vector<Tile> tiles;
   for (const size_t i : which) {
     if (tensors[i].elements() == 0) continue;
-    const int64_t rows = tensors[i].rows(), step = RowsOfTile(tensors[i].cols(), elements);
+    const int64_t rows = tensors[i].rows(), cols = tensors[i].cols();
+    int64_t step = RowsOfTile(cols, elements);
+    if (!choices.empty()) step = AlignTileRows(step, choices[i].encoding, cols);
     for (int64_t row = 0; row < rows; row += step) {
       tiles.push_back({i, row, std::min(step, rows - row), {}});
     }

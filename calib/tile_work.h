@@ -14,6 +14,7 @@
 #include "lib/journal.h"
 #include "lib/result.h"
 #include "lib/tensor.h"
+#include "quant/mix.h"
 
 namespace pennyweight {
 
@@ -27,8 +28,10 @@ struct Tile {
 
 // The tiles of tensors `which` of a source's list, in their order; none for an empty tensor. A tile
 // begins at a multiple of TensorSink::kTileRows. The cut depends on the shapes of the listed
-// tensors only, never on the machine.
-std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<const size_t> which);
+// tensors only, never on the machine; with `choices` (parallel to the tensors) also on what they
+// become, where scales span rows (AlignTileRows).
+std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<const size_t> which,
+                           std::span<const Choice> choices = {});
 
 // Buffers of one tile; what they hold between tiles is unspecified.
 struct TileScratch {

@@ -26,9 +26,11 @@ namespace {
 
 constexpr Flag kFlags[] = {
     {"--output", "-o", "OUTPUT", "file or folder to write"},
-    {"--type", "", "NAME", "mix or type (default: q4_k_m for gguf, int4 otherwise)"},
+    {"--type", "", "NAME",
+     "mix or type (default: by layout: q4_k_m for gguf, int4, fp8_e4m3, nf4)"},
     {"--pure", "", "", "the bare type for every matrix, no mix"},
-    {"--to", "", "LAYOUT", "gguf, compressed-tensors or safetensors (default: by OUTPUT)"},
+    {"--to", "", "LAYOUT",
+     "gguf, compressed-tensors, fp8, bnb or safetensors (default: by OUTPUT)"},
     {"--method", "", "NAME", "auto, minmax, rtn or gptq (default: auto)"},
     {"--calib", "", "FILE", "calibration text (default: the text built into the program)"},
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
@@ -51,7 +53,25 @@ constexpr Flag kFlags[] = {
     {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
-enum class Layout : uint8_t { kGguf, kCompressedTensors, kSafetensors };
+enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kSafetensors };
+
+struct LayoutRow {
+  Layout layout;
+  std::string_view name;
+  std::string_view type;  // without --type
+  Result<std::unique_ptr<TensorSink>> (*make)(const SinkOptions& options);
+};
+
+// In the order of the enum.
+constexpr LayoutRow kLayouts[] = {
+    {Layout::kGguf, "gguf", "q4_k_m", MakeGgufSink},
+    {Layout::kCompressedTensors, "compressed-tensors", "int4", MakeCompressedTensorsSink},
+    {Layout::kFp8, "fp8", "fp8_e4m3", MakeFp8Sink},
+    {Layout::kBnb, "bnb", "nf4", MakeBnbSink},
+    {Layout::kSafetensors, "safetensors", "f16", MakeSafetensorsSink},
+};
+
+const LayoutRow& RowOf(Layout layout) { return kLayouts[static_cast<size_t>(layout)]; }
 
 struct Settings {
   std::string output;
@@ -67,12 +87,13 @@ struct Settings {
 Result<Settings> ReadSettings(const Arguments& arguments) {
   Settings s;
   PW_ASSIGN(s.output, OutputPath("quantize", arguments));
-  static constexpr std::string_view kLayouts[] = {"gguf", "compressed-tensors", "safetensors"};
-  PW_ASSIGN(const auto to, arguments.OneOf("--to", kLayouts));
+  std::vector<std::string_view> names;
+  for (const LayoutRow& row : kLayouts) names.push_back(row.name);
+  PW_ASSIGN(const auto to, arguments.OneOf("--to", names));
   if (to) {
-    s.layout = *to == "gguf"                 ? Layout::kGguf
-               : *to == "compressed-tensors" ? Layout::kCompressedTensors
-                                             : Layout::kSafetensors;
+    for (const LayoutRow& row : kLayouts) {
+      if (row.name == *to) s.layout = row.layout;
+    }
   } else if (s.output.ends_with(".safetensors")) {
     s.layout = Layout::kSafetensors;
   } else {
@@ -131,11 +152,14 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
                                   const Model& model) {
   MixOptions options;
   const bool gguf = settings.layout == Layout::kGguf;
-  options.type =
-      arguments.Get("--type").value_or(gguf                                      ? "q4_k_m"
-                                       : settings.layout == Layout::kSafetensors ? "f16"
-                                                                                 : "int4");
+  options.type = arguments.Get("--type").value_or(std::string(RowOf(settings.layout).type));
+  // fp8 has no scales per row: there the type without more words has blocks.
+  if (settings.layout == Layout::kFp8 &&
+      (options.type == "fp8_e4m3" || options.type == "fp8_e5m2")) {
+    options.type += "_b128x128";
+  }
   options.pure = arguments.Has("--pure");
+  options.linears_only = !gguf;
   const DType dtype = ModelDType(model);
   PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, dtype));
   options.plain = Encoding::Plain(dtype == DType::kBF16 ? DType::kBF16 : DType::kF16);
@@ -196,12 +220,42 @@ void AdjustChoices(const Model& model, Layout layout, std::vector<Choice>* choic
       choice = {tensors[i].encoding, false, "cannot be decoded: copied as it is"};
       continue;
     }
+    // Outside GGUF the scales of NVFP4 are tensors, and have a divisor for all of them.
+    if (layout == Layout::kCompressedTensors &&
+        choice.encoding == Encoding::Block(BlockType::kNVFP4)) {
+      choice.encoding = Encoding::Scaled({.element = DType::kF4,
+                                          .block_rows = 1,
+                                          .block_cols = 16,
+                                          .scale_dtype = DType::kF8E4M3,
+                                          .divided = true});
+    }
+    // Clients of compressed-tensors give scales the model's dtype; f16 ends too early for them.
+    if (layout == Layout::kCompressedTensors && choice.quantize &&
+        choice.encoding.kind == Encoding::Kind::kScaled &&
+        choice.encoding.scaled.element != DType::kF4 && ModelDType(model) == DType::kBF16) {
+      choice.encoding.scaled.scale_dtype = DType::kBF16;
+    }
     const Role role = DescribeTensor(model, tensors[i]).role;
     const bool norm = role == Role::kNorm || role == Role::kBias;
     if (norm && layout != Layout::kGguf && tensors[i].encoding.kind == Encoding::Kind::kPlain) {
       choice.encoding = tensors[i].encoding;
     }
   }
+}
+
+// What a layout cannot hold is said before any work, with those that can.
+Status CheckLayout(Layout layout, const std::vector<OutputTensor>& outputs) {
+  for (const OutputTensor& tensor : outputs) {
+    const auto layouts = LayoutsFor(tensor.encoding);
+    const std::string_view name = RowOf(layout).name;
+    if (layouts.empty() || tensor.encoding.kind == Encoding::Kind::kPlain) continue;
+    if (std::find(layouts.begin(), layouts.end(), name) != layouts.end()) continue;
+    return Error(ErrorCode::kUsage,
+                 fmt::format("{} does not hold {}", name, tensor.encoding.Name()))
+        .Hint(fmt::format("--to {}", fmt::join(layouts, ", or --to ")))
+        .InTensor(tensor.name);
+  }
+  return OkStatus();
 }
 
 // Tokens to calibrate with; empty when the method goes without.
@@ -263,15 +317,7 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
                         {"pennyweight.method", std::string(MethodName(settings.method))}};
-  switch (settings.layout) {
-    case Layout::kGguf:
-      return MakeGgufSink(options);
-    case Layout::kCompressedTensors:
-      return MakeCompressedTensorsSink(options);
-    case Layout::kSafetensors:
-      return MakeSafetensorsSink(options);
-  }
-  return Error(ErrorCode::kUsage, "no such layout");
+  return RowOf(settings.layout).make(options);
 }
 
 // What a calibrated run read, in one word.
@@ -387,6 +433,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
   }
+  PW_TRY(CheckLayout(settings.layout, outputs));
   const bool quantizes = std::any_of(choices.begin(), choices.end(),
                                      [](const Choice& choice) { return choice.quantize; });
   NoteChoices(model, choices, mix, &console);

@@ -36,4 +36,25 @@ void UnpackStream(const uint8_t* words, int64_t stride, int bits, int64_t skip, 
   }
 }
 
+// Writes values get(0) .. get(count - 1), each below 2^bits, from the beginning of a word on; what
+// is left of the last word is zero. The words lie `stride` bytes apart.
+template <class Get>
+void PackStream(uint8_t* words, int64_t stride, int bits, int64_t count, const Get& get) {
+  uint64_t window = 0;
+  int used = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    window |= static_cast<uint64_t>(get(i)) << used;
+    used += bits;
+    if (used < 32) continue;
+    const auto word = static_cast<uint32_t>(window);
+    std::memcpy(words, &word, sizeof(word));
+    words += stride;
+    window >>= 32;
+    used -= 32;
+  }
+  if (used == 0) return;
+  const auto word = static_cast<uint32_t>(window);
+  std::memcpy(words, &word, sizeof(word));
+}
+
 }  // namespace pennyweight

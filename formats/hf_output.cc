@@ -124,10 +124,13 @@ Result<Json> InputConfig(const Model& model) {
       .InFile(model.path);
 }
 
-// One group as long as the row is the whole row: a file does not tell the two apart.
-bool SameEncoding(Encoding a, Encoding b, int64_t cols) {
+// A group or block as long as the row (or the column) is the whole of it: a file does not tell the
+// two apart.
+bool SameEncoding(Encoding a, Encoding b, int64_t rows, int64_t cols) {
   for (Encoding* e : {&a, &b}) {
     if (e->integer.group_size == cols) e->integer.group_size = 0;
+    if (e->scaled.block_cols >= cols) e->scaled.block_cols = 0;
+    if (e->scaled.block_rows >= rows && e->scaled.block_cols == 0) e->scaled.block_rows = 0;
   }
   return a == b;
 }
@@ -236,7 +239,8 @@ Status CompareListing(const std::vector<OutputTensor>& announced,
                          ShapeToString(tensor.shape),
                      tensor.name);
     }
-    if (!SameEncoding(it->second->encoding, tensor.encoding, it->second->cols())) {
+    if (!SameEncoding(it->second->encoding, tensor.encoding, it->second->rows(),
+                      it->second->cols())) {
       return differs(
           "lists it as " + it->second->encoding.Name() + " instead of " + tensor.encoding.Name(),
           tensor.name);

@@ -183,6 +183,51 @@ std::string ShardWriter::Index() const {
          "\n  },\n  \"weight_map\": {" + map + "\n  }\n}\n";
 }
 
+namespace {
+
+// Why the arrays of a tile are not those of its encoding; nullptr when they are.
+const char* WrongArrays(const EncodedTensor& tile) {
+  const auto rows = static_cast<uint64_t>(tile.rows);
+  const auto cols = static_cast<uint64_t>(tile.cols);
+  const auto holds = [](uint64_t bytes, uint64_t count, DType dtype) {
+    return bytes == count * static_cast<uint64_t>(DTypeBits(dtype)) / 8;
+  };
+  switch (tile.encoding.kind) {
+    case Encoding::Kind::kInteger: {
+      const IntegerSpec& spec = tile.encoding.integer;
+      const uint64_t groups = rows * static_cast<uint64_t>(spec.Groups(tile.cols));
+      if (tile.codes.size() != rows * cols) return "another number of codes";
+      if (!holds(tile.scales.size(), groups, spec.scale_dtype)) return "another number of scales";
+      return tile.zeros.size() == (spec.symmetric ? 0 : groups) ? nullptr
+                                                                : "another number of zero points";
+    }
+    case Encoding::Kind::kScaled: {
+      const ScaledSpec& spec = tile.encoding.scaled;
+      const uint64_t groups = rows * static_cast<uint64_t>(spec.Groups(tile.cols));
+      if (!holds(tile.data.size(), rows * cols, spec.element)) return "another number of bytes";
+      return holds(tile.scales.size(), groups, spec.scale_dtype) ? nullptr
+                                                                 : "another number of scales";
+    }
+    case Encoding::Kind::kCodebook: {
+      const CodebookSpec& spec = tile.encoding.codebook;
+      const auto blocks = static_cast<uint64_t>(CeilDiv(tile.rows * tile.cols, spec.block));
+      if (tile.first != 0) return "it does not begin with a block";
+      if (tile.codes.size() != rows * cols) return "another number of codes";
+      if (tile.levels.size() != 16) return "another number of levels";
+      return tile.scales.size() == blocks * (spec.nested_block == 0 ? 4 : 1)
+                 ? nullptr
+                 : "another number of scales";
+    }
+    case Encoding::Kind::kPlain:
+    case Encoding::Kind::kBlock:
+      break;
+  }
+  const auto row_bytes = tile.encoding.RowBytes(tile.cols);
+  return row_bytes && tile.data.size() == rows * *row_bytes ? nullptr : "another number of bytes";
+}
+
+}  // namespace
+
 Status CheckTile(const OutputTensor& tensor, int64_t row, const EncodedTensor& tile) {
   const auto wrong = [&](const char* what) -> Status {
     return Error(ErrorCode::kInvalidTensor, std::string("a tile of rows does not fit: ") + what)
@@ -202,24 +247,8 @@ Status CheckTile(const OutputTensor& tensor, int64_t row, const EncodedTensor& t
   if (tile.rows % TensorSink::kTileRows != 0 && row + tile.rows != info.rows()) {
     return wrong("its number of rows is no multiple of 32");
   }
-  const auto rows = static_cast<uint64_t>(tile.rows);
-  const auto cols = static_cast<uint64_t>(tile.cols);
-  if (tensor.encoding.kind == Encoding::Kind::kInteger) {
-    const IntegerSpec& spec = tensor.encoding.integer;
-    const uint64_t groups = rows * static_cast<uint64_t>(spec.Groups(tile.cols));
-    if (tile.codes.size() != rows * cols) return wrong("another number of codes");
-    if (tile.scales.size() != groups * static_cast<uint64_t>(DTypeBits(spec.scale_dtype)) / 8) {
-      return wrong("another number of scales");
-    }
-    if (tile.zeros.size() != (spec.symmetric ? 0 : groups)) {
-      return wrong("another number of zero points");
-    }
-  } else {
-    const auto row_bytes = tensor.encoding.RowBytes(tile.cols);
-    if (!row_bytes || tile.data.size() != rows * *row_bytes)
-      return wrong("another number of bytes");
-  }
-  return OkStatus();
+  const char* arrays = WrongArrays(tile);
+  return arrays == nullptr ? OkStatus() : wrong(arrays);
 }
 
 }  // namespace pennyweight

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "lib/journal.h"
 #include "lib/model.h"
@@ -40,8 +42,17 @@ struct SinkOptions {
 // vocabulary. Errors: kUnknownFamily, kTokenizer, kOutputExists, those of TensorSink.
 Result<std::unique_ptr<TensorSink>> MakeGgufSink(const SinkOptions& options);
 
-// A Hugging Face folder in the pack-quantized layout of compressed-tensors.
+// A Hugging Face folder in the layouts of compressed-tensors: integers, fp8_e4m3, NVFP4, MXFP4.
 Result<std::unique_ptr<TensorSink>> MakeCompressedTensorsSink(const SinkOptions& options);
+
+// A Hugging Face folder of 8-bit floats in blocks, as transformers' fp8 (DeepSeek-V3).
+Result<std::unique_ptr<TensorSink>> MakeFp8Sink(const SinkOptions& options);
+
+// A Hugging Face folder of bitsandbytes' 4-bit codebooks.
+Result<std::unique_ptr<TensorSink>> MakeBnbSink(const SinkOptions& options);
+
+// The layouts that hold values of an encoding, by the names that --to takes.
+std::vector<std::string_view> LayoutsFor(const Encoding& encoding);
 
 // Plain tensors: one file when the path ends in .safetensors, else a Hugging Face folder with one
 // weight file, or with shards and their index when it is larger than shard_bytes.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "lib/context.h"
@@ -15,16 +16,19 @@ namespace pennyweight {
 
 // w[rows, cols] to the nearest codes under scales found by `search`; `importance` per column, or
 // empty. Plain dtypes are cast. minmax is kMinMax without importance; rtn is kSearch.
-// Errors: kNonFinite, naming row and column, when a weight is NaN or infinite.
+// `tensor_scale` is what FindTensorScale (quant/encode_scaled.h) found for the tensor; without it
+// the rows are all rows there are. Rows begin where AlignTileRows (calib/scaled_tensor.h) lets
+// them. Errors: kNonFinite, naming row and column, when a weight is NaN or infinite.
 Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
                    int64_t cols, std::span<const float> importance, ScaleSearch search,
-                   EncodedTensor* out, Effort effort = Effort::kNormal);
+                   EncodedTensor* out, Effort effort = Effort::kNormal,
+                   std::optional<float> tensor_scale = std::nullopt);
 
 // The factor of a damped Hessian, shared by all linears that read the same input.
 struct HessianFactor {
   int64_t k = 0;
-  const float* r = nullptr;          // [k, k] upper triangular, H + damp = R R^T
-  std::span<const float> importance; // [k] diagonal of H before damping: E[x_k^2] up to a factor
+  const float* r = nullptr;           // [k, k] upper triangular, H + damp = R R^T
+  std::span<const float> importance;  // [k] diagonal of H before damping: E[x_k^2] up to a factor
 };
 
 // GPTQ in its one-factorisation form: codes from left to right, each column's rounding error fed to

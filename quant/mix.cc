@@ -7,6 +7,7 @@
 
 #include "lib/nearest.h"
 #include "quant/codec.h"
+#include "quant/encode_scaled.h"
 #include "quant/mix_gguf.h"
 
 namespace pennyweight {
@@ -183,12 +184,15 @@ Choice Fit(const Encoding& wanted, int64_t cols) {
   } else if (wanted.kind == Encoding::Kind::kInteger) {
     unit = wanted.integer.group_size;
     if (unit != 0 && cols % unit != 0) choice.encoding.integer.group_size = 0;
+  } else if (wanted.kind == Encoding::Kind::kScaled && !CanEncodeScaled(wanted, cols)) {
+    unit = wanted.scaled.block_cols;
+    choice.encoding = Encoding::Plain(DType::kF16);
   }
   choice.quantize = choice.encoding.kind != Encoding::Kind::kPlain;
   if (choice.encoding == wanted) return choice;
   choice.degraded = true;
   choice.fallback =
-      wanted.kind == Encoding::Kind::kBlock
+      wanted.kind != Encoding::Kind::kInteger
           ? fmt::format("{} columns do not divide into blocks of {}: {}", cols, unit,
                         choice.encoding.Name())
           : fmt::format("{} columns do not divide into groups of {}: one scale per row", cols,
@@ -374,8 +378,8 @@ Result<std::vector<Choice>> DecideTypes(const MixOptions& options, const Family*
   }
   std::optional<MixStyle> style;
   if (mix != nullptr) style = mix->style;
-  const bool one_format =
-      base->kind == Encoding::Kind::kPlain || base->kind == Encoding::Kind::kBlock;
+  const bool one_format = base->kind == Encoding::Kind::kPlain ||
+                          (base->kind == Encoding::Kind::kBlock && !options.linears_only);
   // "int4_g32" is no mix by name; what groups, the same tensors.
   if (!one_format && !options.pure) style = MixStyle::kLinears;
   std::vector<Entry> entries = MakeEntries(family, tensors);

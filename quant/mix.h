@@ -39,6 +39,7 @@ struct MixOptions {
   std::string type;  // a mix if one has that name and !pure, else a type
   bool pure = false;
   IntegerSpec integer;  // group size, symmetry, scale dtype of integer types
+  bool linears_only = false;  // blocks too go into linears alone: other layouts than gguf
   Encoding plain;       // for tensors left alone: their storage in the output ...
   Encoding norm;        // ... and for norms and biases
   std::optional<Encoding> output_type, embedding_type;

@@ -5,6 +5,8 @@
 
 #include "lib/checked.h"
 #include "lib/parallel.h"
+#include "quant/encode_codebook.h"
+#include "quant/encode_scaled.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
 #include "quant/row_minmax.h"
@@ -110,7 +112,21 @@ std::vector<float> BlockImportance(std::span<const float> importance, int64_t co
 
 Status QuantizeRtn(const Context& context, const Encoding& encoding, const float* w, int64_t rows,
                    int64_t cols, std::span<const float> importance, ScaleSearch search,
-                   EncodedTensor* out, Effort effort) {
+                   EncodedTensor* out, Effort effort, std::optional<float> tensor_scale) {
+  // MXFP4 is in both worlds: row by row as it stands, or searched as the other blocks are.
+  const bool is_block = encoding.kind == Encoding::Kind::kBlock;
+  if (CanEncodeScaled(encoding, cols) && (!is_block || search == ScaleSearch::kMinMax)) {
+    if (HasTensorScale(encoding) && !tensor_scale) {
+      const auto rows_themselves = [&](const RowVisitor& visit) { return visit(w, rows); };
+      PW_ASSIGN(tensor_scale,
+                FindTensorScale(context, encoding, cols, importance, search, rows_themselves));
+    }
+    return EncodeScaled(context, encoding, tensor_scale.value_or(1), w, rows, cols, importance,
+                        search, out);
+  }
+  if (CanEncodeCodebook(encoding)) {
+    return EncodeCodebook(context, encoding, w, rows, cols, importance, search, out);
+  }
   const bool plain = encoding.kind == Encoding::Kind::kPlain && IsFloatDType(encoding.dtype);
   const auto probe = plain ? nullptr : MakeGrid(encoding, cols, effort);
   if (!plain && probe == nullptr) {

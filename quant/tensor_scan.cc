@@ -121,13 +121,26 @@ float ScaleValue(DType dtype, const uint8_t* from) {
   return 1;
 }
 
+// What the tensor's own values are, or else its scales.
+DType ScannedDType(const Encoding& encoding) {
+  switch (encoding.kind) {
+    case Encoding::Kind::kPlain:
+      return encoding.dtype;
+    case Encoding::Kind::kScaled:
+      return encoding.scaled.scale_dtype;
+    case Encoding::Kind::kCodebook:  // nested: bytes that stand in a table
+      return encoding.codebook.nested_block == 0 ? DType::kF32 : DType::kU8;
+    case Encoding::Kind::kBlock:
+    case Encoding::Kind::kInteger:
+      break;
+  }
+  return encoding.integer.scale_dtype;
+}
+
 }  // namespace
 
 TensorScanner::TensorScanner(const TensorInfo& info)
-    : encoding_(info.encoding),
-      special_(SpecialValuesOf(info.encoding.kind == Encoding::Kind::kPlain
-                                   ? info.encoding.dtype
-                                   : info.encoding.integer.scale_dtype)) {}
+    : encoding_(info.encoding), special_(SpecialValuesOf(ScannedDType(info.encoding))) {}
 
 void TensorScanner::Add(const EncodedTensor& tile) {
   if (!tile.codes.empty() || !tile.scales.empty() || !tile.zeros.empty()) {
@@ -191,7 +204,8 @@ void TensorScanner::AddBlocks(const uint8_t* data, uint64_t bytes) {
 }
 
 void TensorScanner::AddGroups(const EncodedTensor& tile) {
-  const DType dtype = tile.encoding.integer.scale_dtype;
+  const DType dtype = ScannedDType(tile.encoding);
+  const bool integers = tile.encoding.kind == Encoding::Kind::kInteger;
   const uint64_t groups = tile.scales.size() / special_.bytes;
   if (groups == 0 || tile.rows == 0) return;
   const uint64_t per_row = groups / static_cast<uint64_t>(tile.rows);
@@ -208,7 +222,7 @@ void TensorScanner::AddGroups(const EncodedTensor& tile) {
     const float scale = ScaleValue(dtype, from);
     if (scale < 0) scan_.negative_scales.Add(at_);
     nonzero_ |= scale != 0;
-    if (scale != 0 || (g + 1) * codes > tile.codes.size()) continue;
+    if (!integers || scale != 0 || (g + 1) * codes > tile.codes.size()) continue;
     const auto begin = tile.codes.begin() + static_cast<std::ptrdiff_t>(g * codes);
     const int8_t zero = g < tile.zeros.size() ? tile.zeros[g] : int8_t{0};
     const bool lost = std::any_of(begin, begin + static_cast<std::ptrdiff_t>(codes),

@@ -4,6 +4,9 @@
 #include <array>
 #include <charconv>
 
+#include "lib/limits.h"
+#include "quant/encode_codebook.h"
+#include "quant/encode_scaled.h"
 #include "quant/grid.h"
 
 namespace pennyweight {
@@ -28,7 +31,9 @@ TypeRow PlainRow(std::string_view name, DType dtype) {
 
 TypeRow BlockRow(BlockType type, std::string_view group, ImportanceUse importance,
                  std::string_view feedback) {
-  return {TraitsOf(type).name, group, Encoding::Block(type), importance, feedback, kInGguf, ""};
+  const bool is_fp4 = type == BlockType::kMXFP4 || type == BlockType::kNVFP4;
+  const uint32_t layouts = is_fp4 ? kInGguf | kInCompressedTensors : uint32_t{kInGguf};
+  return {TraitsOf(type).name, group, Encoding::Block(type), importance, feedback, layouts, ""};
 }
 
 TypeRow IntegerRow(std::string_view name, int bits) {
@@ -54,7 +59,7 @@ TypeRow ScaledRow(std::string_view name, DType element) {
           kHelps,
           kWide,
           kInCompressedTensors | kInFp8,
-          "_tensor, _channel or _b128x128"};
+          "_tensor, _channel or _bRxC"};
 }
 
 TypeRow CodebookRow(std::string_view name, CodebookSpec::Book book) {
@@ -114,7 +119,7 @@ std::vector<TypeRow> MakeRows() {
 std::optional<int64_t> TakeNumber(std::string_view* text) {
   int64_t number = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
-  if (error != std::errc() || number <= 0) return std::nullopt;
+  if (error != std::errc() || number <= 0 || number > limits::kDimension) return std::nullopt;
   text->remove_prefix(static_cast<size_t>(end - text->data()));
   return number;
 }
@@ -139,18 +144,29 @@ std::optional<Encoding> WithIntegerSuffix(std::string_view suffix, IntegerSpec s
 }
 
 std::optional<Encoding> WithScaledSuffix(std::string_view suffix, ScaledSpec spec) {
-  spec.block_rows = suffix == "_tensor" ? 0 : 1;
-  if (suffix == "_b128x128") spec.block_rows = spec.block_cols = 128;
-  if (suffix != "_tensor" && suffix != "_channel" && suffix != "_b128x128") return std::nullopt;
+  if (suffix == "_channel") return Encoding::Scaled(spec);
+  if (suffix == "_tensor") {
+    spec.block_rows = 0;
+    return Encoding::Scaled(spec);
+  }
+  if (!suffix.starts_with("_b")) return std::nullopt;
+  suffix.remove_prefix(2);
+  const auto rows = TakeNumber(&suffix);
+  if (!rows || !suffix.starts_with("x")) return std::nullopt;
+  suffix.remove_prefix(1);
+  const auto cols = TakeNumber(&suffix);
+  if (!cols || !suffix.empty()) return std::nullopt;
+  spec.block_rows = *rows;
+  spec.block_cols = *cols;
   return Encoding::Scaled(spec);
 }
 
-// bitsandbytes' blocks: powers of two from 64 to 4096.
+// bitsandbytes' blocks: powers of two from 32 to 4096.
 std::optional<Encoding> WithCodebookSuffix(std::string_view suffix, CodebookSpec spec) {
   if (!suffix.starts_with("_b")) return std::nullopt;
   suffix.remove_prefix(2);
   const auto block = TakeNumber(&suffix);
-  if (!block || !suffix.empty() || *block < 64 || *block > 4096 || (*block & (*block - 1)) != 0) {
+  if (!block || !suffix.empty() || *block < 32 || *block > 4096 || (*block & (*block - 1)) != 0) {
     return std::nullopt;
   }
   spec.block = *block;
@@ -252,8 +268,9 @@ bool IsWritable(const Encoding& encoding) {
     case Encoding::Kind::kBlock:
       return MakeGrid(encoding, TraitsOf(encoding.block).elements) != nullptr;
     case Encoding::Kind::kScaled:
+      return CanEncodeScaled(encoding, 4096);
     case Encoding::Kind::kCodebook:
-      return MakeGrid(encoding, 4096) != nullptr;
+      return CanEncodeCodebook(encoding);
   }
   return false;
 }

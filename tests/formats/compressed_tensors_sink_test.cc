@@ -1,6 +1,9 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <random>
 
 #include "formats/readers.h"
 #include "formats/sinks.h"
@@ -154,6 +157,164 @@ TEST_CASE("every spec and row count comes back from the reader as it was handed 
   }
 }
 
+TEST_CASE("3 bits are a dense stream over the words") {
+  TempFolder temp;
+  const Model input = MakeInputFolder(temp);
+  auto sink = MakeSink(temp / "out", input);
+  const std::string q = Layer("self_attn.q_proj");
+  const Encoding encoding = Encoding::Integer(Spec(3, 0, true));
+  REQUIRE(sink->Begin({{q, encoding, {33, 32}}}).ok());
+  EncodedTensor whole = EncodedTensor::Allocate(encoding, 33, 32);
+  for (size_t i = 0; i < whole.codes.size(); ++i) whole.codes[i] = static_cast<int8_t>(i % 8) - 4;
+  WriteInTiles(sink.get(), 0, whole, 32);
+  Finish(sink.get());
+  // 0 1 2 3 4 5 6 7 and so on: the words that compressed-tensors' own packer gives.
+  const auto packed = Words(RawPart(temp / "out", q + "_packed"));
+  REQUIRE(packed.size() == 33 * 3);
+  const uint32_t golden[] = {0x88FAC688u, 0xC688FAC6u, 0xFAC688FAu};
+  for (size_t i = 0; i < 3; ++i) {
+    CHECK(packed[i] == golden[i]);
+    CHECK(packed[96 + i] == golden[i]);
+  }
+}
+
+TEST_CASE("integers of every number of bits come back from the reader") {
+  for (int bits = 2; bits <= 8; ++bits) {
+    for (const bool symmetric : {true, false}) {
+      if (!symmetric && 32 % bits != 0) continue;  // refused
+      CAPTURE(bits);
+      CAPTURE(symmetric);
+      TempFolder temp;
+      const Model input = MakeInputFolder(temp);
+      auto sink = MakeSink(temp / "out", input);
+      const std::vector<OutputTensor> tensors = {
+          {Layer("mlp.up_proj"), Encoding::Integer(Spec(bits, 16, symmetric)), {97, 80}},
+          {Layer("mlp.down_proj"), Encoding::Integer(Spec(bits, 0, symmetric)), {45, 43}}};
+      REQUIRE(sink->Begin(tensors).ok());
+      std::vector<EncodedTensor> wholes;
+      for (size_t i = 0; i < 2; ++i) {
+        wholes.push_back(RandomTile(tensors[i].encoding, tensors[i].shape[0], tensors[i].shape[1],
+                                    std::random_device()()));
+        WriteInTiles(sink.get(), i, wholes[i], 32);
+      }
+      Finish(sink.get());
+      const auto model = OpenHuggingFace(temp / "out");
+      REQUIRE(model.ok());
+      for (size_t i = 0; i < 2; ++i) {
+        const auto at = static_cast<size_t>(model->source->Find(tensors[i].name));
+        EncodedTensor read;
+        REQUIRE(model->source->ReadRows(at, 0, wholes[i].rows, &read).ok());
+        CHECK(SameTile(read, wholes[i]));
+      }
+    }
+  }
+}
+
+// A tile of 8-bit floats whose rows share scales in blocks of `block_rows` (0: all).
+EncodedTensor RandomScaledTile(const Encoding& encoding, int64_t rows, int64_t cols) {
+  EncodedTensor tile = RandomTile(encoding, rows, cols, std::random_device()());
+  const int64_t block = encoding.scaled.block_rows == 0 ? rows : encoding.scaled.block_rows;
+  const auto bytes = static_cast<std::ptrdiff_t>(tile.scales.size()) / rows;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (r % block != 0)
+      std::copy_n(tile.scales.begin() + (r - 1) * bytes, bytes, tile.scales.begin() + r * bytes);
+  }
+  return tile;
+}
+
+Encoding Fp8(int64_t block_rows, int64_t block_cols, DType scale) {
+  return Encoding::Scaled(
+      {.block_rows = block_rows, .block_cols = block_cols, .scale_dtype = scale});
+}
+
+TEST_CASE("8-bit floats, NVFP4 and MXFP4 come back from the reader, each in its group") {
+  TempFolder temp;
+  const Model input = MakeInputFolder(temp);
+  auto sink = MakeSink(temp / "out", input);
+  const Encoding nvfp4 = Encoding::Scaled({.element = DType::kF4,
+                                           .block_rows = 1,
+                                           .block_cols = 16,
+                                           .scale_dtype = DType::kF8E4M3,
+                                           .divided = true});
+  const std::vector<OutputTensor> tensors = {
+      {Layer("self_attn.q_proj"), Fp8(0, 0, DType::kF32), {97, 40}},
+      {Layer("self_attn.k_proj"), Fp8(1, 0, DType::kBF16), {97, 41}},
+      {Layer("self_attn.v_proj"), Fp8(128, 128, DType::kF32), {300, 256}},
+      {Layer("self_attn.o_proj"), nvfp4, {97, 48}},
+      {Layer("mlp.gate_proj"), Encoding::Block(BlockType::kMXFP4), {97, 96}},
+      {Layer("mlp.up_proj"), Encoding::Integer(Spec(4, 32, true)), {33, 64}},
+      {Layer("mlp.down_proj"), Encoding::Integer(Spec(4, 32, true)), {33, 64}}};
+  REQUIRE(sink->Begin(tensors).ok());
+  std::vector<EncodedTensor> wholes;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Shape& shape = tensors[i].shape;
+    const bool scaled = tensors[i].encoding.kind == Encoding::Kind::kScaled;
+    wholes.push_back(
+        scaled ? RandomScaledTile(tensors[i].encoding, shape[0], shape[1])
+               : RandomTile(tensors[i].encoding, shape[0], shape[1], std::random_device()()));
+    wholes[i].divisor = tensors[i].encoding == nvfp4 ? 1234.5f : 1;
+    WriteInTiles(sink.get(), i, wholes[i], 32);
+  }
+  CHECK(sink->OutputBytes(0) == 97 * 40 + 4);
+  CHECK(sink->OutputBytes(1) == 97 * 41 + 97 * 2);
+  CHECK(sink->OutputBytes(2) == 300 * 256 + 3 * 2 * 4);
+  CHECK(sink->OutputBytes(3) == 97 * 24 + 97 * 3 + 4);
+  CHECK(sink->OutputBytes(4) == 97 * 48 + 97 * 3);
+  Finish(sink.get());
+  const auto model = OpenHuggingFace(temp / "out");
+  REQUIRE(model.ok());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    CAPTURE(tensors[i].name);
+    const auto at = static_cast<size_t>(model->source->Find(tensors[i].name));
+    EncodedTensor read;
+    REQUIRE(model->source->ReadRows(at, 0, wholes[i].rows, &read).ok());
+    CHECK(SameTile(read, wholes[i]));
+    CHECK(read.divisor == wholes[i].divisor);
+  }
+  const auto config = Json::ParseFile(temp / "out/config.json");
+  REQUIRE(config.ok());
+  const Json& q = *config->Find("quantization_config");
+  CHECK(q.Find("format")->str() == "mixed-precision");
+  const Json& groups = *q.Find("config_groups");
+  REQUIRE(groups.members().size() == 6);
+  CHECK(groups.Find("group_5")->Find("format")->str() == "pack-quantized");
+  CHECK(groups.Find("group_5")->Find("targets")->Dump() == "[\"Linear\"]");
+  CHECK(groups.Find("group_2")->Dump() ==
+        "{\"targets\":[\"model.layers.0.self_attn.v_proj\"],\"weights\":{\"num_bits\":8,"
+        "\"type\":\"float\",\"symmetric\":true,\"strategy\":\"block\",\"group_size\":null,"
+        "\"block_structure\":[128,128],\"dynamic\":false},\"input_activations\":null,"
+        "\"output_activations\":null,\"format\":\"float-quantized\"}");
+}
+
+TEST_CASE("rows of one block with different scales, and a divisor of zero, are refused") {
+  TempFolder temp;
+  const Model input = MakeInputFolder(temp);
+  auto sink = MakeSink(temp / "out", input);
+  const Encoding nvfp4 = Encoding::Scaled({.element = DType::kF4,
+                                           .block_rows = 1,
+                                           .block_cols = 16,
+                                           .scale_dtype = DType::kF8E4M3,
+                                           .divided = true});
+  const std::vector<OutputTensor> tensors = {
+      {Layer("self_attn.q_proj"), Fp8(0, 0, DType::kF32), {64, 40}},
+      {Layer("self_attn.k_proj"), Fp8(128, 128, DType::kF32), {200, 128}},
+      {Layer("self_attn.v_proj"), nvfp4, {8, 32}}};
+  REQUIRE(sink->Begin(tensors).ok());
+  for (size_t i = 0; i < 2; ++i) {
+    EncodedTensor tile = RandomScaledTile(tensors[i].encoding, 64, tensors[i].shape[1]);
+    tile.scales[tile.scales.size() - 1] ^= 1;
+    const Status status = sink->Write(i, 0, tile);
+    REQUIRE(!status.ok());
+    CHECK(status.error().code == ErrorCode::kInvalidTensor);
+    CHECK(status.error().tensor == tensors[i].name);
+  }
+  for (const float divisor : {0.0f, std::numeric_limits<float>::infinity()}) {
+    EncodedTensor tile = RandomScaledTile(nvfp4, 8, 32);
+    tile.divisor = divisor;
+    CHECK(!sink->Write(2, 0, tile).ok());
+  }
+}
+
 TEST_CASE("quantization_config: groups by spec, the most common by class, the rest by name") {
   TempFolder temp;
   const Model input = MakeInputFolder(temp, ", \"quantization_config\": {\"stale\": 1}");
@@ -265,7 +426,16 @@ TEST_CASE("what the layout cannot hold is refused with a remedy") {
   CHECK(!refusal("model.embed_tokens.weight", int4, {40, 64}).empty());
   CHECK(!refusal(Layer("input_layernorm"), int4, {64}).empty());
   CHECK(!refusal("model.layers.0.mlp.experts", int4, {2, 64, 64}).empty());
-  CHECK(!refusal(q, Encoding::Integer(Spec(3, 32, true)), {64, 64}).empty());
+  CHECK(!refusal(q, Encoding::Integer(Spec(9, 32, true)), {64, 64}).empty());
+  CHECK(!refusal(q, Encoding::Integer(Spec(1, 32, true)), {64, 64}).empty());
+  for (const int bits : {3, 5, 6, 7}) {
+    const std::string hint = refusal(q, Encoding::Integer(Spec(bits, 32, false)), {64, 64});
+    CHECK(hint.find("--symmetric") == 0);
+  }
+  CHECK(refusal(q, Encoding::Codebook({}), {64, 64}) == "--to bnb");
+  CHECK(refusal(q, Encoding::Scaled({.element = DType::kF8E5M2}), {64, 64}).find("--to fp8") == 0);
+  CHECK(!refusal(q, Encoding::Block(BlockType::kMXFP4), {64, 48}).empty());
+  CHECK(!refusal(q, Encoding::Scaled({.element = DType::kI8, .absmax = true}), {64, 64}).empty());
   CHECK(!refusal(q, int4, {64, 48}).empty());
   CHECK(!refusal(q, Encoding::Integer(Spec(4, 32, true, DType::kI32)), {64, 64}).empty());
 }

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "quant/encode_codebook.h"
+#include "quant/encode_scaled.h"
 #include "quant/grid.h"
 #include "quant/mix_gguf.h"
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -271,6 +272,45 @@ TEST_CASE("groups of integers: scales, codes and a fingerprint that no tile chan
   CHECK(scan(4).lost_codes.count == 0);
   whole.codes[5] = static_cast<int8_t>(whole.codes[5] ^ 1);
   CHECK(scan(4).hash != bad.hash);
+}
+
+TEST_CASE("scales of small floats and of codebooks are looked at as what they are") {
+  const uint32_t seed = std::random_device()();
+  CAPTURE(seed);
+  std::mt19937 rng(seed);
+  const auto fp8 = [](DType scale) {
+    return Encoding::Scaled({.block_rows = 1, .block_cols = 32, .scale_dtype = scale});
+  };
+  for (const Encoding& encoding :
+       {fp8(DType::kF32), fp8(DType::kBF16), Encoding::Codebook({}),
+        Encoding::Codebook({.book = CodebookSpec::Book::kFp4, .block = 32})}) {
+    CAPTURE(encoding.Name());
+    const DType dtype =
+        encoding.kind == Encoding::Kind::kScaled ? encoding.scaled.scale_dtype : DType::kF32;
+    EncodedTensor tile = EncodedTensor::Allocate(encoding, 16, 128);
+    for (auto& byte : tile.data) byte = static_cast<uint8_t>(rng() % 0x7f);
+    for (auto& code : tile.codes) code = static_cast<int8_t>(rng() % 16);
+    const size_t width = static_cast<size_t>(DTypeBits(dtype)) / 8;
+    const size_t groups = tile.scales.size() / width;
+    for (size_t g = 0; g < groups; ++g) {
+      // All kinds of numbers, so that the halves of an F32 look like anything in F16.
+      const float scale = std::exp2(static_cast<float>(rng() % 4000) / 100 - 30);
+      EncodeFromFloat(dtype, &scale, tile.scales.data() + g * width, 1);
+    }
+    const auto scan = [&] {
+      TensorScanner scanner(Info(encoding, {16, 128}));
+      scanner.Add(tile);
+      return scanner.Finish();
+    };
+    CHECK(scan().bad_scales.count == 0);
+    CHECK(scan().negative_scales.count == 0);
+    CHECK(scan().lost_codes.count == 0);
+    CHECK_FALSE(scan().zero);
+    const float infinite = std::numeric_limits<float>::infinity();
+    EncodeFromFloat(dtype, &infinite, tile.scales.data() + 5 * width, 1);
+    CHECK(scan().bad_scales.count == 1);
+    CHECK(scan().bad_scales.first == 5);
+  }
 }
 
 }  // namespace

@@ -1,0 +1,82 @@
+#include "quant/encode_codebook.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstring>
+#include <vector>
+
+#include "lib/checked.h"
+#include "lib/parallel.h"
+#include "quant/element_kernels.h"
+#include "quant/element_search.h"
+#include "quant/method_checks.h"
+#include "quant/scale_search.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr int64_t kBlocksPerTask = 1024;
+constexpr uint32_t kInfinity = 0x7f800000;
+
+// Values [at, at + n) of the rows, with the importance of their columns.
+float SearchAbsmax(ElementSet set, const float* w, int64_t at, int64_t n, int64_t cols,
+                   std::span<const float> importance, float start) {
+  std::vector<float> h;
+  for (int64_t i = 0; !importance.empty() && i < n; ++i) {
+    h.push_back(importance[static_cast<size_t>((at + i) % cols)]);
+  }
+  FitBlock block(n);
+  block.Load({w + at, static_cast<size_t>(n)}, h);
+  const float unit = block.unit();
+  return SearchElementScale(set, block, DType::kF32, start / unit) * unit;
+}
+
+}  // namespace
+
+bool CanEncodeCodebook(const Encoding& encoding) {
+  return encoding.kind == Encoding::Kind::kCodebook && encoding.codebook.nested_block == 0 &&
+         encoding.codebook.block > 0;
+}
+
+Status EncodeCodebook(const Context& context, const Encoding& encoding, const float* w,
+                      int64_t rows, int64_t cols, std::span<const float> importance,
+                      ScaleSearch search, EncodedTensor* out) {
+  *out = EncodedTensor::Allocate(encoding, rows, cols);
+  const CodebookSpec& spec = encoding.codebook;
+  const auto levels = LevelsOf(spec.book);
+  out->levels.assign(levels.begin(), levels.end());
+  const ElementSet set = SetOf(spec.book);
+  const int64_t values = rows * cols;
+  const int64_t step = kBlocksPerTask * spec.block;
+  return ParallelTry(context, CeilDiv(values, step), [&](int64_t task) -> Status {
+    const int64_t begin = task * step;
+    const int64_t count = std::min(step, values - begin);
+    const int64_t blocks = CeilDiv(count, spec.block);
+    std::vector<uint32_t> most(static_cast<size_t>(blocks));
+    GroupMagnitudes(w + begin, count, spec.block, most.data());
+    std::vector<float> absmax(most.size()), divisors(most.size());
+    for (int64_t b = 0; b < blocks; ++b) {
+      const auto at = static_cast<size_t>(b);
+      const int64_t first = begin + b * spec.block;
+      const int64_t n = std::min(spec.block, values - first);
+      if (most[at] >= kInfinity) {
+        for (int64_t r = first / cols; r <= (first + n - 1) / cols; ++r) {
+          PW_TRY(CheckFiniteRow(w + r * cols, cols, r));
+        }
+      }
+      absmax[at] = std::bit_cast<float>(most[at]);
+      if (search == ScaleSearch::kSearch && most[at] != 0) {
+        absmax[at] = SearchAbsmax(set, w, first, n, cols, importance, absmax[at]);
+      }
+      // A block of zeros has the absmax 0 and the code of the level 0.
+      divisors[at] = most[at] == 0 ? 1.0f : absmax[at];
+    }
+    EncodeGroups(set, w + begin, count, spec.block, divisors.data(),
+                 reinterpret_cast<uint8_t*>(out->codes.data() + begin));
+    std::memcpy(out->scales.data() + begin / spec.block * 4, absmax.data(), absmax.size() * 4);
+    return OkStatus();
+  });
+}
+
+}  // namespace pennyweight

@@ -1,0 +1,70 @@
+# The layouts beside GGUF: what each holds, what it refuses with the layouts that do, and the same
+# bytes for any number of threads and after a stop.
+. "$(dirname "$0")/common.sh"
+
+run() { "$P" "$@" >"$WORK/stdout" 2>"$WORK/stderr" || fail "$* ($(cat "$WORK/stderr"))"; }
+
+# Layout, type, the name that a report and a listing give it, bounds of the error of a linear.
+while read -r to type name low high; do
+  run quantize "$MODEL" -o "$WORK/a" --to "$to" --type "$type" --method rtn -j 1 --force \
+    --report "$WORK/a.csv"
+  run quantize "$MODEL" -o "$WORK/b" --to "$to" --type "$type" --method rtn -j 2 --force
+  for file in "$WORK"/a/*; do
+    cmp "$file" "$WORK/b/$(basename "$file")" || fail "$to $type: -j changes $(basename "$file")"
+  done
+  run inspect "$WORK/a"
+  grep -q "layers.0.mlp.up_proj.weight *$name " "$WORK/stdout" || fail "$to $type is not $name"
+  grep -q "lm_head.weight *bf16" "$WORK/stdout" || fail "$to $type: the head is not left alone"
+  run verify "$WORK/a"
+  # The report's error is that of the file.
+  run compare "$MODEL" "$WORK/a" --fail-above "weight_rel_mse=$high:_proj"
+  "$P" compare "$MODEL" "$WORK/a" --fail-above "weight_rel_mse=$low:_proj" >"$WORK/stdout" 2>&1
+  [ $? = 1 ] || fail "$to $type is better than it can be"
+done <<'END'
+compressed-tensors int2_g16 int2_g16 0.02 0.2
+compressed-tensors int3_g32 int3_g32 0.01 0.06
+compressed-tensors int5_g128 int5_g128 0.0008 0.006
+compressed-tensors int6_channel int6_channel 0.0002 0.003
+compressed-tensors int2_g32_asym int2_g32_asym 0.02 0.2
+compressed-tensors fp8_e4m3 fp8_e4m3_channel 0.0003 0.001
+compressed-tensors fp8_e4m3_tensor fp8_e4m3_tensor 0.0003 0.001
+compressed-tensors fp8_e4m3_b128x128 fp8_e4m3_b128x128 0.0003 0.001
+compressed-tensors mxfp4 mxfp4 0.005 0.02
+compressed-tensors nvfp4 fp4_e2m1_b1x16 0.004 0.015
+fp8 fp8_e4m3 fp8_e4m3_b128x128 0.0003 0.001
+fp8 fp8_e5m2_tensor fp8_e5m2_tensor 0.001 0.004
+bnb nf4 nf4_b64 0.004 0.012
+bnb fp4_b128 fp4_b128 0.005 0.03
+END
+
+# minmax is another choice, and not a better one.
+run quantize "$MODEL" -o "$WORK/plain" --to bnb --method minmax
+run compare "$MODEL" "$WORK/plain" --fail-above weight_rel_mse=0.012:_proj
+cmp -s "$WORK/plain/model.safetensors" "$WORK/a/model.safetensors" && fail "minmax is rtn"
+
+# Refused before any work, with the layouts that hold it.
+expect 2 "does not hold nf4_b64" "--to bnb" -- quantize "$MODEL" -o "$WORK/no" --type nf4
+expect 2 "does not hold nf4_b64" "--to bnb" -- quantize "$MODEL" -o "$WORK/no.gguf" --type nf4
+expect 2 "does not hold q4_k" "--to gguf" -- quantize "$MODEL" -o "$WORK/no" --type q4_k
+expect 2 "does not hold int4_g128" "--to compressed-tensors" -- \
+  quantize "$MODEL" -o "$WORK/no" --to bnb --type int4
+expect 2 "does not hold fp8_e5m2_b128x128" "--to fp8" -- \
+  quantize "$MODEL" -o "$WORK/no" --type fp8_e5m2_b128x128
+expect 2 "does not hold fp8_e4m3_channel" "--to compressed-tensors" -- \
+  quantize "$MODEL" -o "$WORK/no" --to fp8 --type fp8_e4m3_channel
+expect 2 "3 bits with zero points" "--symmetric" -- \
+  quantize "$MODEL" -o "$WORK/no" --type int3_g32_asym --method rtn
+expect 2 "all weights have one type" "--to compressed-tensors" -- quantize "$MODEL" -o "$WORK/no" \
+  --to fp8 --method rtn --tensor-type 'down_proj=fp8_e4m3_tensor'
+expect 2 "all weights have one codebook" "--type nf4" -- quantize "$MODEL" -o "$WORK/no" \
+  --to bnb --method rtn --tensor-type 'down_proj=fp4'
+expect 2 "only the weights of linear modules" "--keep" -- quantize "$MODEL" -o "$WORK/no" \
+  --type fp8_e4m3 --pure --method rtn
+expect 2 "there is no type or mix named" nf4 -- quantize "$MODEL" -o "$WORK/no" --type nf5
+[ -e "$WORK/no" ] && fail "a refused run left an output"
+
+# Types that gptq does not take say so.
+run quantize "$MODEL" -o "$WORK/c" --type nvfp4 --tokens 1024 --report "$WORK/c.csv"
+grep -q "gptq does not choose codes of fp4_e2m1_b1x16: rtn" "$WORK/c.csv" || fail "no reason is given"
+
+exit $failed
