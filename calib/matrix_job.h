@@ -12,6 +12,7 @@
 #include "lib/result.h"
 #include "lib/tensor_sink.h"
 #include "lib/tensor_source.h"
+#include "quant/effort.h"
 #include "quant/metrics.h"
 #include "quant/mix.h"
 

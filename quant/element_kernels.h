@@ -9,7 +9,7 @@
 
 #include "lib/dtype.h"
 #include "lib/encoding.h"
-#include "quant/scale_kernels.h"
+#include "quant/fit_block.h"
 
 namespace pennyweight {
 

@@ -8,7 +8,7 @@
 
 #include "lib/dtype.h"
 #include "quant/element_kernels.h"
-#include "quant/scale_search.h"
+#include "quant/fit_block.h"
 
 namespace pennyweight {
 

@@ -15,7 +15,7 @@
 #include "quant/element_kernels.h"
 #include "quant/element_search.h"
 #include "quant/method_checks.h"
-#include "quant/scale_search.h"
+#include "quant/fit_block.h"
 
 namespace pennyweight {
 namespace {

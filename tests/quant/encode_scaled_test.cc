@@ -192,7 +192,7 @@ TEST_CASE("tiles that begin where they may give the bytes of the whole") {
       for (int64_t row = 0; row < rows; row += step) {
         EncodedTensor tile;
         REQUIRE(QuantizeRtn({}, encoding, w.data() + row * cols, std::min(step, rows - row), cols,
-                            {}, search, &tile, tensor_scale)
+                            {}, search, &tile, Effort::kNormal, tensor_scale)
                     .ok());
         joined.data.insert(joined.data.end(), tile.data.begin(), tile.data.end());
         joined.codes.insert(joined.codes.end(), tile.codes.begin(), tile.codes.end());
