@@ -60,7 +60,7 @@ object() {
     printf "{\"cpu_seconds\": %.2f, \"user\": %.2f, \"system\": %.2f, \"wall_seconds\": %.2f, \"peak_rss_bytes\": %d}",
       x[1] + x[2], x[1], x[2], x[3], x[4] }'
 }
-field() { awk -v a="$1" -v n="$2" 'BEGIN { split(a, x); print n == "cpu" ? x[1] + x[2] : x[3] }'; }
+field() { awk -v a="$1" -v n="$2" 'BEGIN { split(a, x); print (n == "cpu" ? x[1] + x[2] : x[3]) }'; }
 
 layers=$(awk "BEGIN { n = ($gb * 1e9 / 2 - 131.1e6) / 60.8e6; n = n < 1 ? 1 : n; print int(n) + (n > int(n)) }")
 shape="layers=$layers vocab=32000"
@@ -96,7 +96,7 @@ for type in $types; do
 done
 
 # The cold disk, with q4_k_m where it is in the list, else the first type.
-type=$(echo "$types" | awk '{ for (i = 1; i <= NF; ++i) if ($i == "q4_k_m") t = $i; print t == "" ? $1 : t }')
+type=$(echo "$types" | awk '{ for (i = 1; i <= NF; ++i) if ($i == "q4_k_m") t = $i; print (t == "" ? $1 : t) }')
 cp "$FAST/in.gguf" "$SLOW/in.gguf"
 warm=
 rm -f "$FAST/out.gguf"
@@ -125,7 +125,7 @@ for _ in $(seq "$rounds"); do
   cold=$(better "$cold" "$(once "$P" quantize "$SLOW/in.gguf" -o "$SLOW/out.gguf" --type "$type" \
     --method "$METHOD" -j "$threads" -q)")
 done
-floor=$(awk -v a="$(field "$warm" wall)" -v b="$(field "$copy" wall)" 'BEGIN { print a > b ? a : b }')
+floor=$(awk -v a="$(field "$warm" wall)" -v b="$(field "$copy" wall)" 'BEGIN { print (a + 0 > b + 0 ? a : b) }')
 say "cold $type: $cold, cp and sync: $copy, tmpfs: $warm"
 
 cat <<END

@@ -21,7 +21,7 @@ for type in q8_0 int8; do
   "$P" quantize "$WORK/wide" -o "$WORK/$type.gguf" --to "$([ $type = int8 ] && echo compressed-tensors || echo gguf)" \
     --method minmax --type $type -j 2 --json >"$WORK/result.json" 2>"$WORK/stderr" || fail "$(cat "$WORK/stderr")"
   peak=$(grep -oE '"peak_rss_bytes": *[0-9]+' "$WORK/result.json" | grep -oE '[0-9]+')
-  [ "${peak:-0}" -gt 0 ] && [ "$peak" -lt 48000000 ] || fail "$type: peak $peak is not under 48 MB"
+  [ "${peak:-0}" -gt 0 ] && [ "$peak" -lt 32000000 ] || fail "$type: peak $peak is not under 32 MB"
 done
 # Threads are what gives way to a limit, and the bytes stay the same.
 "$P" quantize "$WORK/wide" -o "$WORK/limited.gguf" --method minmax --type q8_0 -j 64 --memory 40M \
