@@ -5,19 +5,19 @@
 // valleys, one per way of rounding. Descent from one start finds a poor one, so most of the time
 // goes into trials, and each trial is one pass over the columns:
 //  1. Trials of ranges around minimum and maximum. The least-squares scale and minimum for the
-//     codes of each are known in closed form, and so is the error they leave (Fit).
+//     codes of each are known in closed form, and so is the error they leave (Fit). Unequal
+//     importance makes the error rougher, so there are more trials then.
 //  2. d, then dmin: of a few candidates the one whose integers come closest to the fits, distances
 //     weighted by the curvature of the error (BestStep).
 //  3. Integers near the fit, judged by true errors (Climb), and least squares for d and dmin with
-//     those integers and codes (RefitSteps).
-// Which ranges and which neighbours are worth a trial was found by greedy choice of the next best
-// one over normal weights, plain and with log-normal importance.
+//     these integers and their codes (ClimbAndRefit).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 
 #include "quant/grid.h"
+#include "quant/grid_kquants_affine_plan.h"
 #include "quant/lane_fit-inl.h"
 #include "quant/lane_pack-inl.h"
 
@@ -32,52 +32,6 @@ HWY_BEFORE_NAMESPACE();
 namespace pennyweight {
 namespace HWY_NAMESPACE {
 
-// A range to try: its ends moved in from minimum and maximum, in steps of the full range's codes.
-struct AffineRange {
-  float low, high;
-};
-inline constexpr AffineRange kRanges3[] = {
-    {.3f, .4f},  {.5f, -.1f}, {-.1f, .5f}, {.1f, 0},   {.5f, .2f},  {0, .3f},   {-.6f, .1f},
-    {.2f, -.3f}, {.7f, .1f},  {.2f, .7f},  {.1f, .1f}, {-.6f, .3f}, {.2f, -.6f}};
-inline constexpr AffineRange kRanges15[] = {
-    {.2f, .3f},  {.6f, -.1f}, {-.1f, .6f}, {.4f, .2f}, {.2f, -.6f},  {-.6f, .2f}, {1.1f, .2f},
-    {0, .4f},    {0, 1},      {0, -.1f},   {.8f, .6f}, {-.1f, -.6f}, {.4f, .9f},  {-.6f, -.6f},
-    {-.2f, .1f}, {.3f, -.1f}, {0, 1.6f},   {1.7f, 0},  {.2f, .5f},   {.5f, .1f}};
-inline constexpr AffineRange kRanges31[] = {{.1f, .1f},  {.3f, -.6f},  {-.1f, .4f},  {.4f, -.1f},
-                                            {-.6f, 0},   {-.1f, -.6f}, {-.6f, -.6f}, {.1f, .8f},
-                                            {.7f, -.1f}, {0, .2f},     {.2f, 0},     {.5f, .4f},
-                                            {-.1f, .1f}, {-.1f, -.3f}, {1.1f, .2f},  {-.6f, .2f}};
-
-// Neighbours of the integers (sc, mn) to try.
-struct AffineStep {
-  float sc, mn;
-};
-inline constexpr AffineStep kSteps3[] = {{0, -1},  {0, 1},   {1, 0}, {-1, 0}, {1, 1},
-                                         {-1, -1}, {-2, -4}, {4, 7}, {1, 2},  {-2, -3}};
-inline constexpr AffineStep kSteps15[] = {{-1, 0}, {0, -1}, {-1, -1}, {1, 0}, {1, 1}, {0, 1},
-                                          {0, -5}, {5, 1},  {0, -6},  {4, 7}, {7, 2}, {-3, -2}};
-inline constexpr AffineStep kSteps31[] = {{1, 0}, {-1, 0}, {1, 1}, {-1, -1}, {0, -1}, {0, 1},
-                                          {3, 4}, {0, 3},  {2, 2}, {4, 1},   {0, -3}, {2, 1},
-                                          {4, 0}, {0, 2},  {5, 1}, {3, 1},   {0, -2}, {2, 3}};
-
-struct AffinePlan {
-  std::span<const AffineRange> ranges;
-  std::span<const AffineStep> steps;
-  int rounds;  // of Climb and RefitSteps
-};
-
-inline AffinePlan PlanOf(int levels, Effort effort) {
-  std::span<const AffineRange> ranges = levels == 3    ? std::span<const AffineRange>(kRanges3)
-                                        : levels == 15 ? std::span<const AffineRange>(kRanges15)
-                                                       : std::span<const AffineRange>(kRanges31);
-  std::span<const AffineStep> steps = levels == 3    ? std::span<const AffineStep>(kSteps3)
-                                      : levels == 15 ? std::span<const AffineStep>(kSteps15)
-                                                     : std::span<const AffineStep>(kSteps31);
-  if (effort == Effort::kBest) return {ranges, steps, 3};
-  if (effort == Effort::kFast) return {ranges.first(4), steps.first(2), 1};
-  return {ranges.first(levels == 15 ? 16 : levels == 31 ? 10 : 8), steps.first(6), 1};
-}
-
 template <int64_t kSub>
 class AffineKGrid final : public BlockGrid {
  public:
@@ -86,16 +40,19 @@ class AffineKGrid final : public BlockGrid {
         type_(type),
         levels_(static_cast<float>(levels)),
         top_(static_cast<float>(top)),
-        plan_(PlanOf(levels, effort)) {}
+        plans_{PlanOf(levels, false, effort), PlanOf(levels, true, effort)} {}
 
   void BeginBlock(const float* w, const float* h, ScaleSearch search) override {
+    const bool plain = AllOnes(h, kSuper);
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const float* x = w + l;
       const V up = Normalize(&x, kSuper);
       if (search == ScaleSearch::kMinMax) {
         MinMax(x, up, l);
+      } else if (plain) {
+        Search<true>(x, h, up, l);
       } else {
-        Search(x, h, up, l);
+        Search<false>(x, h, up, l);
       }
       for (int64_t j = 0; j < kSubs; ++j) FixScale(j, l);
     }
@@ -106,10 +63,12 @@ class AffineKGrid final : public BlockGrid {
       const float* x = w + l;
       const V up = Normalize(&x, kSub);
       const V d = hn::Mul(LoadCol(d_ + l, 0), up), dmin = hn::Mul(LoadCol(dmin_ + l, 0), up);
-      const SubFit fit = Fit(x, h);
-      const Integers kept = Climb(x, h, fit, d, dmin, LoadCol(sc_ + l, s), LoadCol(mn_ + l, s));
+      const SubFit fit = Fit<false>(x, h);
+      const Integers kept =
+          Climb<false>(x, h, fit, d, dmin, LoadCol(sc_ + l, s), LoadCol(mn_ + l, s), {});
       const Integers near = Nearest(fit, d, dmin);
-      const Integers fresh = Climb(x, h, fit, d, dmin, near.sc, near.mn);
+      const Integers fresh =
+          Climb<false>(x, h, fit, d, dmin, near.sc, near.mn, plans_[false].steps);
       const VMask better = hn::Lt(fresh.error, kept.error);
       StoreCol(hn::IfThenElse(better, fresh.sc, kept.sc), sc_ + l, s);
       StoreCol(hn::IfThenElse(better, fresh.mn, kept.mn), mn_ + l, s);
@@ -224,6 +183,14 @@ class AffineKGrid final : public BlockGrid {
     StoreCol(hn::Mul(LoadCol(dmin_ + l, 0), LoadCol(mn_ + l, j)), min_ + l, j);
   }
 
+  HWY_INLINE static bool AllOnes(const float* h, int64_t n) {
+    V off = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < n; i += VWidth()) {
+      off = hn::Max(off, hn::Abs(hn::Sub(hn::LoadU(LaneTag(), h + i), Splat(1.0f))));
+    }
+    return hn::AllTrue(LaneTag(), hn::Eq(off, hn::Zero(LaneTag())));
+  }
+
   // Makes *x point at weights whose powers neither underflow nor overflow: the given ones where
   // they are of usual size, else a copy. Returns the power of two that each lane is multiplied by.
   V Normalize(const float** x, int64_t n) {
@@ -275,10 +242,11 @@ class AffineKGrid final : public BlockGrid {
     StoreCol(hn::Div(dmin, up), dmin_ + l, 0);
   }
 
+  template <bool kPlain>
   void Search(const float* x, const float* h, V up, int64_t l) {
     V most_scale = hn::Zero(LaneTag()), most_min = most_scale;
     for (int64_t j = 0; j < kSubs; ++j) {
-      const SubFit fit = Fit(x + j * kSub * kLanes, h + j * kSub);
+      const SubFit fit = Fit<kPlain>(x + j * kSub * kLanes, h + j * kSub);
       StoreCol(fit.h, h_, j);
       StoreCol(fit.hx, hx_, j);
       StoreCol(fit.codes.q, q_, j);
@@ -305,8 +273,8 @@ class AffineKGrid final : public BlockGrid {
       StoreCol(start.sc, sc_ + l, j);
       StoreCol(start.mn, mn_ + l, j);
     }
-    for (int round = 0; round < plan_.rounds; ++round) {
-      ClimbAndRefit(x, h, up, l, &d, &dmin);
+    for (int round = 0; round < plans_[kPlain].rounds; ++round) {
+      ClimbAndRefit<kPlain>(x, h, up, l, &d, &dmin);
     }
     StoreSteps(d, dmin, up, l);
   }
@@ -367,29 +335,52 @@ class AffineKGrid final : public BlockGrid {
     }
   }
 
+  // Sums over the codes of a range whose ends leave minimum and maximum `low` and `high` steps
+  // outside.
+  template <bool kPlain>
+  HWY_INLINE AffineSumsV TrySums(const float* x, const float* h, V inverse, V from, float low,
+                                 float high) const {
+    constexpr float kInside = 0.49f;
+    const V levels = Splat(levels_);
+    if constexpr (kSub == 32) {
+      if (low < kInside && high < kInside)
+        return SumAffineIfV<kPlain, false, false>(x, h, kSub, inverse, from, levels);
+      if (low < kInside)
+        return SumAffineIfV<kPlain, false, true>(x, h, kSub, inverse, from, levels);
+      if (high < kInside)
+        return SumAffineIfV<kPlain, true, false>(x, h, kSub, inverse, from, levels);
+    }
+    return SumAffineIfV<kPlain, true, true>(x, h, kSub, inverse, from, levels);
+  }
+
   // The best of all ranges.
+  template <bool kPlain>
   HWY_INLINE SubFit Fit(const float* x, const float* h) const {
     HWY_ALIGN float reach[kSub];
-    if constexpr (kSub == 16) Reach(h, reach);
+    constexpr bool kReach = kSub == 16 && !kPlain;
+    if constexpr (kReach) Reach(h, reach);
     const V zero = hn::Zero(LaneTag()), levels = Splat(levels_);
     SubFit fit{zero, zero, {zero, zero, zero}, zero, zero};
     V low = zero, high = Splat(-0x1p100f);
     for (int64_t i = 0; i < kSub; ++i) {
       V xi = LoadCol(x, i);
       const V hi = Splat(h[i]);
-      fit.h = hn::Add(fit.h, hi);
-      fit.hx = hn::Add(fit.hx, hn::Mul(hi, xi));
-      if constexpr (kSub == 16) xi = hn::Mul(xi, Splat(reach[i]));
+      if constexpr (!kPlain) fit.h = hn::Add(fit.h, hi);
+      fit.hx = hn::Add(fit.hx, kPlain ? xi : hn::Mul(hi, xi));
+      if constexpr (kReach) xi = hn::Mul(xi, Splat(reach[i]));
       low = hn::Min(low, xi);
       high = hn::Max(high, xi);
     }
+    if constexpr (kPlain) fit.h = Splat(static_cast<float>(kSub));
     const V range = hn::Sub(high, low);
     const V unit = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));
     Gain best{Splat(-1.0f), zero};
-    for (const AffineRange& r : plan_.ranges) {
+    for (const AffineRange& r : plans_[kPlain].ranges) {
       const V from = hn::Add(low, hn::Mul(step, Splat(r.low)));
-      const V inverse = hn::Mul(unit, Splat(levels_ / (levels_ - r.low - r.high)));
-      const AffineSumsV codes = SumAffineV(x, h, kSub, inverse, from, levels);
+      const float stretch = levels_ / (levels_ - r.low - r.high);
+      const V inverse = hn::Mul(unit, Splat(stretch));
+      const AffineSumsV codes =
+          TrySums<kPlain>(x, h, inverse, from, r.low * stretch, r.high * stretch);
       const Gain gain = GainOf(fit, codes);
       const VMask better = hn::Gt(hn::Mul(gain.num, best.den), hn::Mul(best.num, gain.den));
       best = {hn::IfThenElse(better, gain.num, best.num),
@@ -448,18 +439,19 @@ class AffineKGrid final : public BlockGrid {
             hn::IfThenElse(better, b.error, a.error)};
   }
 
-  // (sc, mn) or the neighbour with the least true error.
+  // (sc, mn), or of the neighbours in `steps` the one with the least true error.
+  template <bool kPlain>
   HWY_INLINE Integers Climb(const float* x, const float* h, const SubFit& m, V d, V dmin, V sc,
-                            V mn) const {
+                            V mn, std::span<const AffineStep> steps) const {
     const V zero = hn::Zero(LaneTag()), top = Splat(top_);
     const auto trial = [&](V a, V b) {
       const V scale = hn::Mul(d, a), min = hn::Mul(dmin, b);
-      const AffineSumsV codes =
-          SumAffineV(x, h, kSub, DivOrZero(Splat(1.0f), scale), hn::Neg(min), Splat(levels_));
+      const AffineSumsV codes = SumAffineIfV<kPlain, true, true>(
+          x, h, kSub, DivOrZero(Splat(1.0f), scale), hn::Neg(min), Splat(levels_));
       return Integers{a, b, codes, ErrorOf(m, codes, scale, min)};
     };
     Integers best = trial(sc, mn);
-    for (const AffineStep& step : plan_.steps) {
+    for (const AffineStep& step : steps) {
       const Integers next = trial(ClampV(hn::Add(sc, Splat(step.sc)), zero, top),
                                   ClampV(hn::Add(mn, Splat(step.mn)), zero, top));
       const VMask better = hn::Lt(next.error, best.error);
@@ -472,13 +464,15 @@ class AffineKGrid final : public BlockGrid {
   }
 
   // Better integers for all sub-blocks, then d and dmin by least squares for these and their codes.
+  template <bool kPlain>
   void ClimbAndRefit(const float* x, const float* h, V up, int64_t l, V* d, V* dmin) {
     const V zero = hn::Zero(LaneTag());
     V a11 = zero, a12 = zero, a22 = zero, b1 = zero, b2 = zero;
     for (int64_t j = 0; j < kSubs; ++j) {
       const SubFit m = LoadSubFit(j);
-      const Integers best = Climb(x + j * kSub * kLanes, h + j * kSub, m, *d, *dmin,
-                                  LoadCol(sc_ + l, j), LoadCol(mn_ + l, j));
+      const Integers best =
+          Climb<kPlain>(x + j * kSub * kLanes, h + j * kSub, m, *d, *dmin, LoadCol(sc_ + l, j),
+                        LoadCol(mn_ + l, j), plans_[kPlain].steps);
       StoreCol(best.sc, sc_ + l, j);
       StoreCol(best.mn, mn_ + l, j);
       a11 = hn::Add(a11, hn::Mul(hn::Mul(best.sc, best.sc), best.codes.qq));
@@ -499,7 +493,7 @@ class AffineKGrid final : public BlockGrid {
 
   BlockType type_;
   float levels_, top_;
-  AffinePlan plan_;
+  AffinePlan plans_[2];                       // the second where all columns count the same
   alignas(kLaneAlign) float d_[kLanes] = {};  // as stored
   alignas(kLaneAlign) float dmin_[kLanes] = {};
   alignas(kLaneAlign) float sc_[kSubs * kLanes] = {};  // integers
