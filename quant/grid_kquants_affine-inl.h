@@ -46,13 +46,13 @@ class AffineKGrid final : public BlockGrid {
     const bool plain = AllOnes(h, kSuper);
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const float* x = w + l;
-      const V up = Normalize(&x, kSuper);
+      const Unit unit = Normalize(&x, kSuper);
       if (search == ScaleSearch::kMinMax) {
-        MinMax(x, up, l);
+        MinMax(x, unit, l);
       } else if (plain) {
-        Search<true>(x, h, up, l);
+        Search<true>(x, h, unit, l);
       } else {
-        Search<false>(x, h, up, l);
+        Search<false>(x, h, unit, l);
       }
       for (int64_t j = 0; j < kSubs; ++j) FixScale(j, l);
     }
@@ -61,7 +61,7 @@ class AffineKGrid final : public BlockGrid {
   void BeginSubBlock(int64_t s, const float* w, const float* h) override {
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const float* x = w + l;
-      const V up = Normalize(&x, kSub);
+      const V up = Normalize(&x, kSub).up;
       const V d = hn::Mul(LoadCol(d_ + l, 0), up), dmin = hn::Mul(LoadCol(dmin_ + l, 0), up);
       const SubFit fit = Fit<false>(x, h);
       const Integers kept =
@@ -183,6 +183,11 @@ class AffineKGrid final : public BlockGrid {
     StoreCol(hn::Mul(LoadCol(dmin_ + l, 0), LoadCol(mn_ + l, j)), min_ + l, j);
   }
 
+  // Powers of two: what a lane is multiplied by, and its inverse.
+  struct Unit {
+    V up, down;
+  };
+
   HWY_INLINE static bool AllOnes(const float* h, int64_t n) {
     V off = hn::Zero(LaneTag());
     for (int64_t i = 0; i < n; i += VWidth()) {
@@ -192,28 +197,35 @@ class AffineKGrid final : public BlockGrid {
   }
 
   // Makes *x point at weights whose powers neither underflow nor overflow: the given ones where
-  // they are of usual size, else a copy. Returns the power of two that each lane is multiplied by.
-  V Normalize(const float** x, int64_t n) {
+  // they are of usual size, else a copy. A lane of usual size is multiplied by one.
+  Unit Normalize(const float** x, int64_t n) {
+    V tops[4];  // side by side, because each waits for its last
+    for (V& top : tops) top = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < n; i += 4) {
+      for (int64_t k = 0; k < 4; ++k) tops[k] = hn::Max(tops[k], hn::Abs(LoadCol(*x, i + k)));
+    }
+    const V top = hn::Max(hn::Max(tops[0], tops[1]), hn::Max(tops[2], tops[3]));
     const V one = Splat(1.0f);
-    const V top = MaxMagnitude(*x, n);
     const VMask usual = hn::Or(hn::Eq(top, hn::Zero(LaneTag())),
                                hn::And(hn::Ge(top, Splat(0x1p-20f)), hn::Le(top, Splat(0x1p20f))));
-    if (hn::AllTrue(LaneTag(), usual)) return one;
+    if (hn::AllTrue(LaneTag(), usual)) return {one, one};
     const V up = hn::IfThenElse(usual, one, Normalizer(top));
     ScaleCols(*x, n, up, scaled_);
     *x = scaled_;
-    return up;
+    return {up, hn::Div(one, up)};
   }
 
   // As fp16 stores it.
-  HWY_INLINE static V Stored(V step, V up) { return hn::Mul(RoundToF16(hn::Div(step, up)), up); }
+  HWY_INLINE static V Stored(V step, const Unit& unit) {
+    return hn::Mul(RoundToF16(hn::Mul(step, unit.down)), unit.up);
+  }
 
   HWY_INLINE V Integer(V value, V inverse_step) const {
     return NearestV(ClampV(hn::Mul(value, inverse_step), hn::Zero(LaneTag()), Splat(top_)));
   }
 
   // The plain choice: codes 0 and `levels` are minimum (if below zero) and maximum.
-  void MinMax(const float* x, V up, int64_t l) {
+  void MinMax(const float* x, const Unit& unit, int64_t l) {
     V most_scale = hn::Zero(LaneTag()), most_min = most_scale;
     for (int64_t j = 0; j < kSubs; ++j) {
       V low = hn::Zero(LaneTag()), high = LoadCol(x, j * kSub);
@@ -227,23 +239,23 @@ class AffineKGrid final : public BlockGrid {
       most_scale = hn::Max(most_scale, scale);
       most_min = hn::Max(most_min, hn::Neg(low));
     }
-    const V d = Stored(hn::Mul(most_scale, Splat(1.0f / top_)), up);
-    const V dmin = Stored(hn::Mul(most_min, Splat(1.0f / top_)), up);
+    const V d = Stored(hn::Mul(most_scale, Splat(1.0f / top_)), unit);
+    const V dmin = Stored(hn::Mul(most_min, Splat(1.0f / top_)), unit);
     const V inverse_d = DivOrZero(Splat(1.0f), d), inverse_dmin = DivOrZero(Splat(1.0f), dmin);
-    StoreSteps(d, dmin, up, l);
+    StoreSteps(d, dmin, unit, l);
     for (int64_t j = 0; j < kSubs; ++j) {
       StoreCol(Integer(LoadCol(scale_fit_, j), inverse_d), sc_ + l, j);
       StoreCol(Integer(LoadCol(min_fit_, j), inverse_dmin), mn_ + l, j);
     }
   }
 
-  void StoreSteps(V d, V dmin, V up, int64_t l) {
-    StoreCol(hn::Div(d, up), d_ + l, 0);
-    StoreCol(hn::Div(dmin, up), dmin_ + l, 0);
+  void StoreSteps(V d, V dmin, const Unit& unit, int64_t l) {
+    StoreCol(hn::Mul(d, unit.down), d_ + l, 0);
+    StoreCol(hn::Mul(dmin, unit.down), dmin_ + l, 0);
   }
 
   template <bool kPlain>
-  void Search(const float* x, const float* h, V up, int64_t l) {
+  void Search(const float* x, const float* h, const Unit& unit, int64_t l) {
     V most_scale = hn::Zero(LaneTag()), most_min = most_scale;
     for (int64_t j = 0; j < kSubs; ++j) {
       const SubFit fit = Fit<kPlain>(x + j * kSub * kLanes, h + j * kSub);
@@ -255,11 +267,13 @@ class AffineKGrid final : public BlockGrid {
       StoreCol(fit.scale, scale_fit_, j);
       StoreCol(fit.min, min_fit_, j);
       most_scale = hn::Max(most_scale, fit.scale);
-      // How steeply the error rises with the scale when the minimum follows.
+      // How steeply the error rises with the scale when the minimum follows, unless it is held at
+      // zero.
       const V slope = hn::Div(hn::Mul(fit.codes.q, fit.codes.q), fit.h);
-      StoreCol(hn::Sub(fit.codes.qq, slope), curve_, j);
+      const VMask follows = hn::Gt(fit.min, hn::Zero(LaneTag()));
+      StoreCol(hn::Sub(fit.codes.qq, hn::IfThenElseZero(follows, slope)), curve_, j);
     }
-    V d = BestStep(scale_fit_, curve_, most_scale, up);
+    V d = BestStep(scale_fit_, curve_, most_scale, unit);
     const V inverse_d = DivOrZero(Splat(1.0f), d);
     for (int64_t j = 0; j < kSubs; ++j) {
       const V scale = hn::Mul(d, Integer(LoadCol(scale_fit_, j), inverse_d));
@@ -267,16 +281,16 @@ class AffineKGrid final : public BlockGrid {
       StoreCol(min, min_fit_, j);
       most_min = hn::Max(most_min, min);
     }
-    V dmin = BestStep(min_fit_, h_, most_min, up);
+    V dmin = BestStep(min_fit_, h_, most_min, unit);
     for (int64_t j = 0; j < kSubs; ++j) {
       const Integers start = Nearest(LoadSubFit(j), d, dmin);
       StoreCol(start.sc, sc_ + l, j);
       StoreCol(start.mn, mn_ + l, j);
     }
     for (int round = 0; round < plans_[kPlain].rounds; ++round) {
-      ClimbAndRefit<kPlain>(x, h, up, l, &d, &dmin);
+      ClimbAndRefit<kPlain>(x, h, unit, l, &d, &dmin);
     }
-    StoreSteps(d, dmin, up, l);
+    StoreSteps(d, dmin, unit, l);
   }
 
   SubFit LoadSubFit(int64_t j) const {
@@ -314,8 +328,11 @@ class AffineKGrid final : public BlockGrid {
   HWY_INLINE static Gain GainOf(const SubFit& m, const AffineSumsV& s) {
     const V root = hn::Sub(hn::Mul(m.h, s.xq), hn::Mul(m.hx, s.q));
     Gain gain{hn::Mul(root, root), hn::Sub(hn::Mul(m.h, s.qq), hn::Mul(s.q, s.q))};
-    // Where the best minimum is below zero it has to be zero.
-    const VMask below = hn::Gt(hn::Mul(m.hx, s.qq), hn::Mul(s.q, s.xq));
+    // Where the best minimum is below zero it has to be zero. Weights that are all equal are on
+    // the edge of that: rounding errors must not decide, as one code explains nothing beyond the
+    // mean, but is what they need.
+    const V edge = hn::Mul(s.qq, Splat(1.0f + 1e-5f));
+    const VMask below = hn::Gt(hn::Mul(m.hx, edge), hn::Mul(s.q, s.xq));
     if (hn::AllFalse(LaneTag(), below)) return gain;
     const V num = hn::Sub(hn::Mul(hn::Mul(s.xq, s.xq), m.h), hn::Mul(hn::Mul(m.hx, m.hx), s.qq));
     return {hn::IfThenElse(below, num, gain.num), hn::IfThenElse(below, s.qq, gain.den)};
@@ -361,24 +378,30 @@ class AffineKGrid final : public BlockGrid {
     if constexpr (kReach) Reach(h, reach);
     const V zero = hn::Zero(LaneTag()), levels = Splat(levels_);
     SubFit fit{zero, zero, {zero, zero, zero}, zero, zero};
-    V low = zero, high = Splat(-0x1p100f);
-    for (int64_t i = 0; i < kSub; ++i) {
-      V xi = LoadCol(x, i);
-      const V hi = Splat(h[i]);
-      if constexpr (!kPlain) fit.h = hn::Add(fit.h, hi);
-      fit.hx = hn::Add(fit.hx, kPlain ? xi : hn::Mul(hi, xi));
-      if constexpr (kReach) xi = hn::Mul(xi, Splat(reach[i]));
-      low = hn::Min(low, xi);
-      high = hn::Max(high, xi);
+    // Even and odd columns apart, because each sum waits for its last.
+    V low[2] = {zero, zero}, high[2] = {Splat(-0x1p100f), Splat(-0x1p100f)};
+    V sum_h[2] = {zero, zero}, sum_hx[2] = {zero, zero};
+    for (int64_t i = 0; i < kSub; i += 2) {
+      for (int64_t k = 0; k < 2; ++k) {
+        V xi = LoadCol(x, i + k);
+        const V hi = Splat(h[i + k]);
+        if constexpr (!kPlain) sum_h[k] = hn::Add(sum_h[k], hi);
+        sum_hx[k] = hn::Add(sum_hx[k], kPlain ? xi : hn::Mul(hi, xi));
+        if constexpr (kReach) xi = hn::Mul(xi, Splat(reach[i + k]));
+        low[k] = hn::Min(low[k], xi);
+        high[k] = hn::Max(high[k], xi);
+      }
     }
-    if constexpr (kPlain) fit.h = Splat(static_cast<float>(kSub));
-    const V range = hn::Sub(high, low);
-    const V unit = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));
+    fit.h = kPlain ? Splat(static_cast<float>(kSub)) : hn::Add(sum_h[0], sum_h[1]);
+    fit.hx = hn::Add(sum_hx[0], sum_hx[1]);
+    const V from_low = hn::Min(low[0], low[1]);
+    const V range = hn::Sub(hn::Max(high[0], high[1]), from_low);
+    const V per_step = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));
     Gain best{Splat(-1.0f), zero};
     for (const AffineRange& r : plans_[kPlain].ranges) {
-      const V from = hn::Add(low, hn::Mul(step, Splat(r.low)));
+      const V from = hn::Add(from_low, hn::Mul(step, Splat(r.low)));
       const float stretch = levels_ / (levels_ - r.low - r.high);
-      const V inverse = hn::Mul(unit, Splat(stretch));
+      const V inverse = hn::Mul(per_step, Splat(stretch));
       const AffineSumsV codes =
           TrySums<kPlain>(x, h, inverse, from, r.low * stretch, r.high * stretch);
       const Gain gain = GainOf(fit, codes);
@@ -393,12 +416,12 @@ class AffineKGrid final : public BlockGrid {
 
   // Of steps around most / top, as stored, the one whose multiples up to `top` come nearest to the
   // targets. Below the first ratio the largest target is cut short for finer steps.
-  V BestStep(const float* targets, const float* weights, V most, V up) const {
+  V BestStep(const float* targets, const float* weights, V most, const Unit& unit) const {
     static constexpr float kRatios[] = {1.0f,  0.90f, 0.94f, 0.97f, 1.03f,
                                         1.06f, 1.10f, 1.16f, 1.24f};
     V best = hn::Zero(LaneTag()), best_error = hn::Zero(LaneTag());
     for (const float& ratio : kRatios) {
-      const V step = Stored(hn::Mul(most, Splat(1.0f / (ratio * top_))), up);
+      const V step = Stored(hn::Mul(most, Splat(1.0f / (ratio * top_))), unit);
       const V inverse = DivOrZero(Splat(1.0f), step);
       V error = hn::Zero(LaneTag());
       for (int64_t j = 0; j < kSubs; ++j) {
@@ -465,7 +488,7 @@ class AffineKGrid final : public BlockGrid {
 
   // Better integers for all sub-blocks, then d and dmin by least squares for these and their codes.
   template <bool kPlain>
-  void ClimbAndRefit(const float* x, const float* h, V up, int64_t l, V* d, V* dmin) {
+  void ClimbAndRefit(const float* x, const float* h, const Unit& unit, int64_t l, V* d, V* dmin) {
     const V zero = hn::Zero(LaneTag());
     V a11 = zero, a12 = zero, a22 = zero, b1 = zero, b2 = zero;
     for (int64_t j = 0; j < kSubs; ++j) {
@@ -487,8 +510,8 @@ class AffineKGrid final : public BlockGrid {
     const V next_d = DivOrZero(hn::Sub(hn::Mul(a22, b1), hn::Mul(a12, b2)), det);
     const V next_dmin = DivOrZero(hn::Sub(hn::Mul(a12, b1), hn::Mul(a11, b2)), det);
     const VMask good = hn::And(hn::Gt(next_d, zero), hn::Gt(next_dmin, zero));
-    *d = hn::IfThenElse(good, Stored(next_d, up), *d);
-    *dmin = hn::IfThenElse(good, Stored(next_dmin, up), *dmin);
+    *d = hn::IfThenElse(good, Stored(next_d, unit), *d);
+    *dmin = hn::IfThenElse(good, Stored(next_dmin, unit), *dmin);
   }
 
   BlockType type_;

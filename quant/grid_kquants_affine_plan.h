@@ -20,9 +20,8 @@ inline constexpr AffineRange kPlain3[] = {{.3f, .4f}, {.4f, .1f}, {0, .2f},   {.
 inline constexpr AffineRange kPlain15[] = {{.4f, .3f},  {.5f, -.1f}, {-.1f, .4f}, {.3f, 0},
                                            {-.6f, .2f}, {-.1f, .1f}, {-.2f, .6f}, {.1f, -.6f},
                                            {.2f, .4f},  {0, -.1f}};
-inline constexpr AffineRange kPlain31[] = {{.2f, .2f},   {-.2f, .4f}, {.4f, -.2f}, {-.6f, .2f},
-                                           {-.1f, .2f},  {.1f, -.6f}, {0, -.2f},   {-.6f, -.6f},
-                                           {-.6f, -.1f}, {.4f, .1f}};
+inline constexpr AffineRange kPlain31[] = {{.2f, .2f},  {-.2f, .4f}, {.4f, -.1f}, {-.6f, .1f},
+                                           {-.1f, .2f}, {.2f, -.6f}, {0, -.2f},   {-.6f, -.6f}};
 inline constexpr AffineRange kWeighted3[] = {{.2f, .2f},  {.4f, -.2f}, {.3f, .5f}, {0, -.1f},
                                              {-.6f, .3f}, {0, .3f},    {.5f, .2f}, {.1f, -.6f},
                                              {0, .6f},    {.3f, 0},    {-.5f, 0},  {.7f, 0}};
@@ -60,7 +59,7 @@ inline AffinePlan PlanOf(int levels, bool plain, Effort effort) {
   if (effort == Effort::kFast) return {plan.ranges.first(4), plan.steps.first(2), 1};
   if (!plain) return {plan.ranges, plan.steps.first(8), 1};
   if (levels == 15) return {kPlain15, plan.steps.first(4), 1};
-  if (levels == 31) return {kPlain31, plan.steps.first(6), 1};
+  if (levels == 31) return {kPlain31, plan.steps.first(5), 1};
   return {kPlain3, plan.steps.first(4), 1};
 }
 

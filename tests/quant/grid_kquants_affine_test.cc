@@ -107,6 +107,26 @@ TEST_CASE("equal importance has passes of its own, which give the same bytes") {
   }
 }
 
+TEST_CASE("blocks of one value keep it, whichever way sums are rounded") {
+  const std::vector<float> values = RandomWeights(kLanes, 70, 0.3f);
+  LaneArray<float> w(256 * kLanes);
+  for (int64_t i = 0; i < 256 * kLanes; ++i) w[i] = values[static_cast<size_t>(i % kLanes)];
+  for (const BlockType type : kTypes) {
+    CAPTURE(TraitsOf(type).name);
+    for (const std::vector<float>& h : {std::vector<float>(256, 1.0f), UnequalImportance(71)}) {
+      for (const Effort effort : {Effort::kFast, Effort::kNormal, Effort::kBest}) {
+        const Bytes blocks = EncodeLanes(type, w, h, ScaleSearch::kSearch, effort);
+        for (int64_t l = 0; l < kLanes; ++l) {
+          const float value = values[static_cast<size_t>(l)];
+          for (const float v : Decode(type, blocks, l)) {
+            REQUIRE(v == doctest::Approx(value).epsilon(2e-3));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("a lane of extreme size changes nothing in the others") {
   const std::vector<float> h = UnequalImportance(7);
   for (const BlockType type : kTypes) {
