@@ -343,8 +343,8 @@ class AffineKGrid final : public BlockGrid {
             hn::IfThenElse(mask, a.xq, b.xq)};
   }
 
-  // How much of a weight counts towards the range: all of it where its importance is the mean or
-  // more, else the fourth root of it.
+  // How much of a weight's distance from the mean counts towards the range: all of it where its
+  // importance is the mean of the block or more, else that to the power of a quarter.
   HWY_INLINE static void Reach(const float* h, float* reach) {
     for (int64_t i = 0; i < kSub; i += VWidth()) {
       const V root = hn::Sqrt(hn::Sqrt(hn::LoadU(LaneTag(), h + i)));
@@ -383,17 +383,23 @@ class AffineKGrid final : public BlockGrid {
     V sum_h[2] = {zero, zero}, sum_hx[2] = {zero, zero};
     for (int64_t i = 0; i < kSub; i += 2) {
       for (int64_t k = 0; k < 2; ++k) {
-        V xi = LoadCol(x, i + k);
-        const V hi = Splat(h[i + k]);
+        const V xi = LoadCol(x, i + k), hi = Splat(h[i + k]);
         if constexpr (!kPlain) sum_h[k] = hn::Add(sum_h[k], hi);
         sum_hx[k] = hn::Add(sum_hx[k], kPlain ? xi : hn::Mul(hi, xi));
-        if constexpr (kReach) xi = hn::Mul(xi, Splat(reach[i + k]));
-        low[k] = hn::Min(low[k], xi);
-        high[k] = hn::Max(high[k], xi);
+        if constexpr (!kReach) low[k] = hn::Min(low[k], xi);
+        if constexpr (!kReach) high[k] = hn::Max(high[k], xi);
       }
     }
     fit.h = kPlain ? Splat(static_cast<float>(kSub)) : hn::Add(sum_h[0], sum_h[1]);
     fit.hx = hn::Add(sum_hx[0], sum_hx[1]);
+    if constexpr (kReach) {
+      const V mean = hn::Div(fit.hx, fit.h);
+      for (int64_t i = 0; i < kSub; ++i) {
+        const V part = hn::Mul(hn::Sub(LoadCol(x, i), mean), Splat(reach[i]));
+        low[i % 2] = hn::Min(low[i % 2], hn::Add(mean, part));
+        high[i % 2] = hn::Max(high[i % 2], hn::Add(mean, part));
+      }
+    }
     const V from_low = hn::Min(low[0], low[1]);
     const V range = hn::Sub(hn::Max(high[0], high[1]), from_low);
     const V per_step = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));

@@ -107,6 +107,27 @@ TEST_CASE("equal importance has passes of its own, which give the same bytes") {
   }
 }
 
+TEST_CASE("weights all below zero, with columns of very unequal importance") {
+  // The range is about their mean, not about zero.
+  for (const BlockType type : kTypes) {
+    CAPTURE(TraitsOf(type).name);
+    double error[2] = {};
+    for (uint32_t seed = 0; seed < 8; ++seed) {
+      LaneArray<float> w = Rows(seed);
+      for (int64_t i = 0; i < 256 * kLanes; ++i) w[i] = std::min(w[i], 0.15f) - 0.2f;
+      std::vector<float> h = RandomWeights(256, seed + 90, 2.5f);
+      for (float& v : h) v = std::exp(std::min(v, 5.0f));
+      NormalizeImportance(std::vector<float>(h), 256, h.data());
+      for (const ScaleSearch search : {ScaleSearch::kMinMax, ScaleSearch::kSearch}) {
+        error[search == ScaleSearch::kSearch] +=
+            ErrorOf(type, w, h, EncodeLanes(type, w, h, search, Effort::kNormal));
+      }
+    }
+    MESSAGE("error over min/max: ", error[1] / error[0]);
+    CHECK(error[1] < (type == BlockType::kQ2_K ? 0.27 : 0.5) * error[0]);
+  }
+}
+
 TEST_CASE("blocks of one value keep it, whichever way sums are rounded") {
   const std::vector<float> values = RandomWeights(kLanes, 70, 0.3f);
   LaneArray<float> w(256 * kLanes);
