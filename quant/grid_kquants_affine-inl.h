@@ -5,19 +5,19 @@
 // valleys, one per way of rounding. Descent from one start finds a poor one, so most of the time
 // goes into trials, and each trial is one pass over the columns:
 //  1. Trials of ranges around minimum and maximum. The least-squares scale and minimum for the
-//     codes of each are known in closed form, and so is the error they leave (Fit).
+//     codes of each are known in closed form, and so is the error they leave (Fit). Unequal
+//     importance makes the error rougher, so there are more trials then.
 //  2. d, then dmin: of a few candidates the one whose integers come closest to the fits, distances
 //     weighted by the curvature of the error (BestStep).
 //  3. Integers near the fit, judged by true errors (Climb), and least squares for d and dmin with
-//     those integers and codes (RefitSteps).
-// Which ranges and which neighbours are worth a trial was found by greedy choice of the next best
-// one over normal weights, plain and with log-normal importance.
+//     these integers and their codes (ClimbAndRefit).
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 
 #include "quant/grid.h"
+#include "quant/grid_kquants_affine_plan.h"
 #include "quant/lane_fit-inl.h"
 #include "quant/lane_pack-inl.h"
 
@@ -32,52 +32,6 @@ HWY_BEFORE_NAMESPACE();
 namespace pennyweight {
 namespace HWY_NAMESPACE {
 
-// A range to try: its ends moved in from minimum and maximum, in steps of the full range's codes.
-struct AffineRange {
-  float low, high;
-};
-inline constexpr AffineRange kRanges3[] = {
-    {.3f, .4f},  {.5f, -.1f}, {-.1f, .5f}, {.1f, 0},   {.5f, .2f},  {0, .3f},   {-.6f, .1f},
-    {.2f, -.3f}, {.7f, .1f},  {.2f, .7f},  {.1f, .1f}, {-.6f, .3f}, {.2f, -.6f}};
-inline constexpr AffineRange kRanges15[] = {
-    {.2f, .3f},  {.6f, -.1f}, {-.1f, .6f}, {.4f, .2f}, {.2f, -.6f},  {-.6f, .2f}, {1.1f, .2f},
-    {0, .4f},    {0, 1},      {0, -.1f},   {.8f, .6f}, {-.1f, -.6f}, {.4f, .9f},  {-.6f, -.6f},
-    {-.2f, .1f}, {.3f, -.1f}, {0, 1.6f},   {1.7f, 0},  {.2f, .5f},   {.5f, .1f}};
-inline constexpr AffineRange kRanges31[] = {{.1f, .1f},  {.3f, -.6f},  {-.1f, .4f},  {.4f, -.1f},
-                                            {-.6f, 0},   {-.1f, -.6f}, {-.6f, -.6f}, {.1f, .8f},
-                                            {.7f, -.1f}, {0, .2f},     {.2f, 0},     {.5f, .4f},
-                                            {-.1f, .1f}, {-.1f, -.3f}, {1.1f, .2f},  {-.6f, .2f}};
-
-// Neighbours of the integers (sc, mn) to try.
-struct AffineStep {
-  float sc, mn;
-};
-inline constexpr AffineStep kSteps3[] = {{0, -1},  {0, 1},   {1, 0}, {-1, 0}, {1, 1},
-                                         {-1, -1}, {-2, -4}, {4, 7}, {1, 2},  {-2, -3}};
-inline constexpr AffineStep kSteps15[] = {{-1, 0}, {0, -1}, {-1, -1}, {1, 0}, {1, 1}, {0, 1},
-                                          {0, -5}, {5, 1},  {0, -6},  {4, 7}, {7, 2}, {-3, -2}};
-inline constexpr AffineStep kSteps31[] = {{1, 0}, {-1, 0}, {1, 1}, {-1, -1}, {0, -1}, {0, 1},
-                                          {3, 4}, {0, 3},  {2, 2}, {4, 1},   {0, -3}, {2, 1},
-                                          {4, 0}, {0, 2},  {5, 1}, {3, 1},   {0, -2}, {2, 3}};
-
-struct AffinePlan {
-  std::span<const AffineRange> ranges;
-  std::span<const AffineStep> steps;
-  int rounds;  // of Climb and RefitSteps
-};
-
-inline AffinePlan PlanOf(int levels, Effort effort) {
-  std::span<const AffineRange> ranges = levels == 3    ? std::span<const AffineRange>(kRanges3)
-                                        : levels == 15 ? std::span<const AffineRange>(kRanges15)
-                                                       : std::span<const AffineRange>(kRanges31);
-  std::span<const AffineStep> steps = levels == 3    ? std::span<const AffineStep>(kSteps3)
-                                      : levels == 15 ? std::span<const AffineStep>(kSteps15)
-                                                     : std::span<const AffineStep>(kSteps31);
-  if (effort == Effort::kBest) return {ranges, steps, 3};
-  if (effort == Effort::kFast) return {ranges.first(4), steps.first(2), 1};
-  return {ranges.first(levels == 15 ? 16 : levels == 31 ? 10 : 8), steps.first(6), 1};
-}
-
 template <int64_t kSub>
 class AffineKGrid final : public BlockGrid {
  public:
@@ -86,16 +40,19 @@ class AffineKGrid final : public BlockGrid {
         type_(type),
         levels_(static_cast<float>(levels)),
         top_(static_cast<float>(top)),
-        plan_(PlanOf(levels, effort)) {}
+        plans_{PlanOf(levels, false, effort), PlanOf(levels, true, effort)} {}
 
   void BeginBlock(const float* w, const float* h, ScaleSearch search) override {
+    const bool plain = AllOnes(h, kSuper);
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const float* x = w + l;
-      const V up = Normalize(&x, kSuper);
+      const Unit unit = Normalize(&x, kSuper);
       if (search == ScaleSearch::kMinMax) {
-        MinMax(x, up, l);
+        MinMax(x, unit, l);
+      } else if (plain) {
+        Search<true>(x, h, unit, l);
       } else {
-        Search(x, h, up, l);
+        Search<false>(x, h, unit, l);
       }
       for (int64_t j = 0; j < kSubs; ++j) FixScale(j, l);
     }
@@ -104,12 +61,14 @@ class AffineKGrid final : public BlockGrid {
   void BeginSubBlock(int64_t s, const float* w, const float* h) override {
     for (int64_t l = 0; l < kLanes; l += VWidth()) {
       const float* x = w + l;
-      const V up = Normalize(&x, kSub);
+      const V up = Normalize(&x, kSub).up;
       const V d = hn::Mul(LoadCol(d_ + l, 0), up), dmin = hn::Mul(LoadCol(dmin_ + l, 0), up);
-      const SubFit fit = Fit(x, h);
-      const Integers kept = Climb(x, h, fit, d, dmin, LoadCol(sc_ + l, s), LoadCol(mn_ + l, s));
+      const SubFit fit = Fit<false>(x, h);
+      const Integers kept =
+          Climb<false>(x, h, fit, d, dmin, LoadCol(sc_ + l, s), LoadCol(mn_ + l, s), {});
       const Integers near = Nearest(fit, d, dmin);
-      const Integers fresh = Climb(x, h, fit, d, dmin, near.sc, near.mn);
+      const Integers fresh =
+          Climb<false>(x, h, fit, d, dmin, near.sc, near.mn, plans_[false].steps);
       const VMask better = hn::Lt(fresh.error, kept.error);
       StoreCol(hn::IfThenElse(better, fresh.sc, kept.sc), sc_ + l, s);
       StoreCol(hn::IfThenElse(better, fresh.mn, kept.mn), mn_ + l, s);
@@ -224,29 +183,49 @@ class AffineKGrid final : public BlockGrid {
     StoreCol(hn::Mul(LoadCol(dmin_ + l, 0), LoadCol(mn_ + l, j)), min_ + l, j);
   }
 
+  // Powers of two: what a lane is multiplied by, and its inverse.
+  struct Unit {
+    V up, down;
+  };
+
+  HWY_INLINE static bool AllOnes(const float* h, int64_t n) {
+    V off = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < n; i += VWidth()) {
+      off = hn::Max(off, hn::Abs(hn::Sub(hn::LoadU(LaneTag(), h + i), Splat(1.0f))));
+    }
+    return hn::AllTrue(LaneTag(), hn::Eq(off, hn::Zero(LaneTag())));
+  }
+
   // Makes *x point at weights whose powers neither underflow nor overflow: the given ones where
-  // they are of usual size, else a copy. Returns the power of two that each lane is multiplied by.
-  V Normalize(const float** x, int64_t n) {
+  // they are of usual size, else a copy. A lane of usual size is multiplied by one.
+  Unit Normalize(const float** x, int64_t n) {
+    V tops[4];  // side by side, because each waits for its last
+    for (V& top : tops) top = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < n; i += 4) {
+      for (int64_t k = 0; k < 4; ++k) tops[k] = hn::Max(tops[k], hn::Abs(LoadCol(*x, i + k)));
+    }
+    const V top = hn::Max(hn::Max(tops[0], tops[1]), hn::Max(tops[2], tops[3]));
     const V one = Splat(1.0f);
-    const V top = MaxMagnitude(*x, n);
     const VMask usual = hn::Or(hn::Eq(top, hn::Zero(LaneTag())),
                                hn::And(hn::Ge(top, Splat(0x1p-20f)), hn::Le(top, Splat(0x1p20f))));
-    if (hn::AllTrue(LaneTag(), usual)) return one;
+    if (hn::AllTrue(LaneTag(), usual)) return {one, one};
     const V up = hn::IfThenElse(usual, one, Normalizer(top));
     ScaleCols(*x, n, up, scaled_);
     *x = scaled_;
-    return up;
+    return {up, hn::Div(one, up)};
   }
 
   // As fp16 stores it.
-  HWY_INLINE static V Stored(V step, V up) { return hn::Mul(RoundToF16(hn::Div(step, up)), up); }
+  HWY_INLINE static V Stored(V step, const Unit& unit) {
+    return hn::Mul(RoundToF16(hn::Mul(step, unit.down)), unit.up);
+  }
 
   HWY_INLINE V Integer(V value, V inverse_step) const {
     return NearestV(ClampV(hn::Mul(value, inverse_step), hn::Zero(LaneTag()), Splat(top_)));
   }
 
   // The plain choice: codes 0 and `levels` are minimum (if below zero) and maximum.
-  void MinMax(const float* x, V up, int64_t l) {
+  void MinMax(const float* x, const Unit& unit, int64_t l) {
     V most_scale = hn::Zero(LaneTag()), most_min = most_scale;
     for (int64_t j = 0; j < kSubs; ++j) {
       V low = hn::Zero(LaneTag()), high = LoadCol(x, j * kSub);
@@ -260,25 +239,26 @@ class AffineKGrid final : public BlockGrid {
       most_scale = hn::Max(most_scale, scale);
       most_min = hn::Max(most_min, hn::Neg(low));
     }
-    const V d = Stored(hn::Mul(most_scale, Splat(1.0f / top_)), up);
-    const V dmin = Stored(hn::Mul(most_min, Splat(1.0f / top_)), up);
+    const V d = Stored(hn::Mul(most_scale, Splat(1.0f / top_)), unit);
+    const V dmin = Stored(hn::Mul(most_min, Splat(1.0f / top_)), unit);
     const V inverse_d = DivOrZero(Splat(1.0f), d), inverse_dmin = DivOrZero(Splat(1.0f), dmin);
-    StoreSteps(d, dmin, up, l);
+    StoreSteps(d, dmin, unit, l);
     for (int64_t j = 0; j < kSubs; ++j) {
       StoreCol(Integer(LoadCol(scale_fit_, j), inverse_d), sc_ + l, j);
       StoreCol(Integer(LoadCol(min_fit_, j), inverse_dmin), mn_ + l, j);
     }
   }
 
-  void StoreSteps(V d, V dmin, V up, int64_t l) {
-    StoreCol(hn::Div(d, up), d_ + l, 0);
-    StoreCol(hn::Div(dmin, up), dmin_ + l, 0);
+  void StoreSteps(V d, V dmin, const Unit& unit, int64_t l) {
+    StoreCol(hn::Mul(d, unit.down), d_ + l, 0);
+    StoreCol(hn::Mul(dmin, unit.down), dmin_ + l, 0);
   }
 
-  void Search(const float* x, const float* h, V up, int64_t l) {
+  template <bool kPlain>
+  void Search(const float* x, const float* h, const Unit& unit, int64_t l) {
     V most_scale = hn::Zero(LaneTag()), most_min = most_scale;
     for (int64_t j = 0; j < kSubs; ++j) {
-      const SubFit fit = Fit(x + j * kSub * kLanes, h + j * kSub);
+      const SubFit fit = Fit<kPlain>(x + j * kSub * kLanes, h + j * kSub);
       StoreCol(fit.h, h_, j);
       StoreCol(fit.hx, hx_, j);
       StoreCol(fit.codes.q, q_, j);
@@ -287,11 +267,13 @@ class AffineKGrid final : public BlockGrid {
       StoreCol(fit.scale, scale_fit_, j);
       StoreCol(fit.min, min_fit_, j);
       most_scale = hn::Max(most_scale, fit.scale);
-      // How steeply the error rises with the scale when the minimum follows.
+      // How steeply the error rises with the scale when the minimum follows, unless it is held at
+      // zero.
       const V slope = hn::Div(hn::Mul(fit.codes.q, fit.codes.q), fit.h);
-      StoreCol(hn::Sub(fit.codes.qq, slope), curve_, j);
+      const VMask follows = hn::Gt(fit.min, hn::Zero(LaneTag()));
+      StoreCol(hn::Sub(fit.codes.qq, hn::IfThenElseZero(follows, slope)), curve_, j);
     }
-    V d = BestStep(scale_fit_, curve_, most_scale, up);
+    V d = BestStep(scale_fit_, curve_, most_scale, unit);
     const V inverse_d = DivOrZero(Splat(1.0f), d);
     for (int64_t j = 0; j < kSubs; ++j) {
       const V scale = hn::Mul(d, Integer(LoadCol(scale_fit_, j), inverse_d));
@@ -299,16 +281,16 @@ class AffineKGrid final : public BlockGrid {
       StoreCol(min, min_fit_, j);
       most_min = hn::Max(most_min, min);
     }
-    V dmin = BestStep(min_fit_, h_, most_min, up);
+    V dmin = BestStep(min_fit_, h_, most_min, unit);
     for (int64_t j = 0; j < kSubs; ++j) {
       const Integers start = Nearest(LoadSubFit(j), d, dmin);
       StoreCol(start.sc, sc_ + l, j);
       StoreCol(start.mn, mn_ + l, j);
     }
-    for (int round = 0; round < plan_.rounds; ++round) {
-      ClimbAndRefit(x, h, up, l, &d, &dmin);
+    for (int round = 0; round < plans_[kPlain].rounds; ++round) {
+      ClimbAndRefit<kPlain>(x, h, unit, l, &d, &dmin);
     }
-    StoreSteps(d, dmin, up, l);
+    StoreSteps(d, dmin, unit, l);
   }
 
   SubFit LoadSubFit(int64_t j) const {
@@ -346,8 +328,11 @@ class AffineKGrid final : public BlockGrid {
   HWY_INLINE static Gain GainOf(const SubFit& m, const AffineSumsV& s) {
     const V root = hn::Sub(hn::Mul(m.h, s.xq), hn::Mul(m.hx, s.q));
     Gain gain{hn::Mul(root, root), hn::Sub(hn::Mul(m.h, s.qq), hn::Mul(s.q, s.q))};
-    // Where the best minimum is below zero it has to be zero.
-    const VMask below = hn::Gt(hn::Mul(m.hx, s.qq), hn::Mul(s.q, s.xq));
+    // Where the best minimum is below zero it has to be zero. Weights that are all equal are on
+    // the edge of that: rounding errors must not decide, as one code explains nothing beyond the
+    // mean, but is what they need.
+    const V edge = hn::Mul(s.qq, Splat(1.0f + 1e-5f));
+    const VMask below = hn::Gt(hn::Mul(m.hx, edge), hn::Mul(s.q, s.xq));
     if (hn::AllFalse(LaneTag(), below)) return gain;
     const V num = hn::Sub(hn::Mul(hn::Mul(s.xq, s.xq), m.h), hn::Mul(hn::Mul(m.hx, m.hx), s.qq));
     return {hn::IfThenElse(below, num, gain.num), hn::IfThenElse(below, s.qq, gain.den)};
@@ -358,8 +343,8 @@ class AffineKGrid final : public BlockGrid {
             hn::IfThenElse(mask, a.xq, b.xq)};
   }
 
-  // How much of a weight counts towards the range: all of it where its importance is the mean or
-  // more, else the fourth root of it.
+  // How much of a weight's distance from the mean counts towards the range: all of it where its
+  // importance is the mean of the block or more, else that to the power of a quarter.
   HWY_INLINE static void Reach(const float* h, float* reach) {
     for (int64_t i = 0; i < kSub; i += VWidth()) {
       const V root = hn::Sqrt(hn::Sqrt(hn::LoadU(LaneTag(), h + i)));
@@ -367,29 +352,64 @@ class AffineKGrid final : public BlockGrid {
     }
   }
 
+  // Sums over the codes of a range whose ends leave minimum and maximum `low` and `high` steps
+  // outside.
+  template <bool kPlain>
+  HWY_INLINE AffineSumsV TrySums(const float* x, const float* h, V inverse, V from, float low,
+                                 float high) const {
+    constexpr float kInside = 0.49f;
+    const V levels = Splat(levels_);
+    if constexpr (kSub == 32) {
+      if (low < kInside && high < kInside)
+        return SumAffineIfV<kPlain, false, false>(x, h, kSub, inverse, from, levels);
+      if (low < kInside)
+        return SumAffineIfV<kPlain, false, true>(x, h, kSub, inverse, from, levels);
+      if (high < kInside)
+        return SumAffineIfV<kPlain, true, false>(x, h, kSub, inverse, from, levels);
+    }
+    return SumAffineIfV<kPlain, true, true>(x, h, kSub, inverse, from, levels);
+  }
+
   // The best of all ranges.
+  template <bool kPlain>
   HWY_INLINE SubFit Fit(const float* x, const float* h) const {
     HWY_ALIGN float reach[kSub];
-    if constexpr (kSub == 16) Reach(h, reach);
+    constexpr bool kReach = kSub == 16 && !kPlain;
+    if constexpr (kReach) Reach(h, reach);
     const V zero = hn::Zero(LaneTag()), levels = Splat(levels_);
     SubFit fit{zero, zero, {zero, zero, zero}, zero, zero};
-    V low = zero, high = Splat(-0x1p100f);
-    for (int64_t i = 0; i < kSub; ++i) {
-      V xi = LoadCol(x, i);
-      const V hi = Splat(h[i]);
-      fit.h = hn::Add(fit.h, hi);
-      fit.hx = hn::Add(fit.hx, hn::Mul(hi, xi));
-      if constexpr (kSub == 16) xi = hn::Mul(xi, Splat(reach[i]));
-      low = hn::Min(low, xi);
-      high = hn::Max(high, xi);
+    // Even and odd columns apart, because each sum waits for its last.
+    V low[2] = {zero, zero}, high[2] = {Splat(-0x1p100f), Splat(-0x1p100f)};
+    V sum_h[2] = {zero, zero}, sum_hx[2] = {zero, zero};
+    for (int64_t i = 0; i < kSub; i += 2) {
+      for (int64_t k = 0; k < 2; ++k) {
+        const V xi = LoadCol(x, i + k), hi = Splat(h[i + k]);
+        if constexpr (!kPlain) sum_h[k] = hn::Add(sum_h[k], hi);
+        sum_hx[k] = hn::Add(sum_hx[k], kPlain ? xi : hn::Mul(hi, xi));
+        if constexpr (!kReach) low[k] = hn::Min(low[k], xi);
+        if constexpr (!kReach) high[k] = hn::Max(high[k], xi);
+      }
     }
-    const V range = hn::Sub(high, low);
-    const V unit = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));
+    fit.h = kPlain ? Splat(static_cast<float>(kSub)) : hn::Add(sum_h[0], sum_h[1]);
+    fit.hx = hn::Add(sum_hx[0], sum_hx[1]);
+    if constexpr (kReach) {
+      const V mean = hn::Div(fit.hx, fit.h);
+      for (int64_t i = 0; i < kSub; ++i) {
+        const V part = hn::Mul(hn::Sub(LoadCol(x, i), mean), Splat(reach[i]));
+        low[i % 2] = hn::Min(low[i % 2], hn::Add(mean, part));
+        high[i % 2] = hn::Max(high[i % 2], hn::Add(mean, part));
+      }
+    }
+    const V from_low = hn::Min(low[0], low[1]);
+    const V range = hn::Sub(hn::Max(high[0], high[1]), from_low);
+    const V per_step = DivOrZero(levels, range), step = hn::Mul(range, Splat(1.0f / levels_));
     Gain best{Splat(-1.0f), zero};
-    for (const AffineRange& r : plan_.ranges) {
-      const V from = hn::Add(low, hn::Mul(step, Splat(r.low)));
-      const V inverse = hn::Mul(unit, Splat(levels_ / (levels_ - r.low - r.high)));
-      const AffineSumsV codes = SumAffineV(x, h, kSub, inverse, from, levels);
+    for (const AffineRange& r : plans_[kPlain].ranges) {
+      const V from = hn::Add(from_low, hn::Mul(step, Splat(r.low)));
+      const float stretch = levels_ / (levels_ - r.low - r.high);
+      const V inverse = hn::Mul(per_step, Splat(stretch));
+      const AffineSumsV codes =
+          TrySums<kPlain>(x, h, inverse, from, r.low * stretch, r.high * stretch);
       const Gain gain = GainOf(fit, codes);
       const VMask better = hn::Gt(hn::Mul(gain.num, best.den), hn::Mul(best.num, gain.den));
       best = {hn::IfThenElse(better, gain.num, best.num),
@@ -402,12 +422,12 @@ class AffineKGrid final : public BlockGrid {
 
   // Of steps around most / top, as stored, the one whose multiples up to `top` come nearest to the
   // targets. Below the first ratio the largest target is cut short for finer steps.
-  V BestStep(const float* targets, const float* weights, V most, V up) const {
+  V BestStep(const float* targets, const float* weights, V most, const Unit& unit) const {
     static constexpr float kRatios[] = {1.0f,  0.90f, 0.94f, 0.97f, 1.03f,
                                         1.06f, 1.10f, 1.16f, 1.24f};
     V best = hn::Zero(LaneTag()), best_error = hn::Zero(LaneTag());
     for (const float& ratio : kRatios) {
-      const V step = Stored(hn::Mul(most, Splat(1.0f / (ratio * top_))), up);
+      const V step = Stored(hn::Mul(most, Splat(1.0f / (ratio * top_))), unit);
       const V inverse = DivOrZero(Splat(1.0f), step);
       V error = hn::Zero(LaneTag());
       for (int64_t j = 0; j < kSubs; ++j) {
@@ -448,18 +468,19 @@ class AffineKGrid final : public BlockGrid {
             hn::IfThenElse(better, b.error, a.error)};
   }
 
-  // (sc, mn) or the neighbour with the least true error.
+  // (sc, mn), or of the neighbours in `steps` the one with the least true error.
+  template <bool kPlain>
   HWY_INLINE Integers Climb(const float* x, const float* h, const SubFit& m, V d, V dmin, V sc,
-                            V mn) const {
+                            V mn, std::span<const AffineStep> steps) const {
     const V zero = hn::Zero(LaneTag()), top = Splat(top_);
     const auto trial = [&](V a, V b) {
       const V scale = hn::Mul(d, a), min = hn::Mul(dmin, b);
-      const AffineSumsV codes =
-          SumAffineV(x, h, kSub, DivOrZero(Splat(1.0f), scale), hn::Neg(min), Splat(levels_));
+      const AffineSumsV codes = SumAffineIfV<kPlain, true, true>(
+          x, h, kSub, DivOrZero(Splat(1.0f), scale), hn::Neg(min), Splat(levels_));
       return Integers{a, b, codes, ErrorOf(m, codes, scale, min)};
     };
     Integers best = trial(sc, mn);
-    for (const AffineStep& step : plan_.steps) {
+    for (const AffineStep& step : steps) {
       const Integers next = trial(ClampV(hn::Add(sc, Splat(step.sc)), zero, top),
                                   ClampV(hn::Add(mn, Splat(step.mn)), zero, top));
       const VMask better = hn::Lt(next.error, best.error);
@@ -472,13 +493,15 @@ class AffineKGrid final : public BlockGrid {
   }
 
   // Better integers for all sub-blocks, then d and dmin by least squares for these and their codes.
-  void ClimbAndRefit(const float* x, const float* h, V up, int64_t l, V* d, V* dmin) {
+  template <bool kPlain>
+  void ClimbAndRefit(const float* x, const float* h, const Unit& unit, int64_t l, V* d, V* dmin) {
     const V zero = hn::Zero(LaneTag());
     V a11 = zero, a12 = zero, a22 = zero, b1 = zero, b2 = zero;
     for (int64_t j = 0; j < kSubs; ++j) {
       const SubFit m = LoadSubFit(j);
-      const Integers best = Climb(x + j * kSub * kLanes, h + j * kSub, m, *d, *dmin,
-                                  LoadCol(sc_ + l, j), LoadCol(mn_ + l, j));
+      const Integers best =
+          Climb<kPlain>(x + j * kSub * kLanes, h + j * kSub, m, *d, *dmin, LoadCol(sc_ + l, j),
+                        LoadCol(mn_ + l, j), plans_[kPlain].steps);
       StoreCol(best.sc, sc_ + l, j);
       StoreCol(best.mn, mn_ + l, j);
       a11 = hn::Add(a11, hn::Mul(hn::Mul(best.sc, best.sc), best.codes.qq));
@@ -493,13 +516,13 @@ class AffineKGrid final : public BlockGrid {
     const V next_d = DivOrZero(hn::Sub(hn::Mul(a22, b1), hn::Mul(a12, b2)), det);
     const V next_dmin = DivOrZero(hn::Sub(hn::Mul(a12, b1), hn::Mul(a11, b2)), det);
     const VMask good = hn::And(hn::Gt(next_d, zero), hn::Gt(next_dmin, zero));
-    *d = hn::IfThenElse(good, Stored(next_d, up), *d);
-    *dmin = hn::IfThenElse(good, Stored(next_dmin, up), *dmin);
+    *d = hn::IfThenElse(good, Stored(next_d, unit), *d);
+    *dmin = hn::IfThenElse(good, Stored(next_dmin, unit), *dmin);
   }
 
   BlockType type_;
   float levels_, top_;
-  AffinePlan plan_;
+  AffinePlan plans_[2];                       // the second where all columns count the same
   alignas(kLaneAlign) float d_[kLanes] = {};  // as stored
   alignas(kLaneAlign) float dmin_[kLanes] = {};
   alignas(kLaneAlign) float sc_[kSubs * kLanes] = {};  // integers

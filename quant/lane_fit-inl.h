@@ -51,19 +51,30 @@ struct AffineSumsV {
   V qq;  // sum h q^2
   V xq;  // sum h x q
 };
-HWY_INLINE AffineSumsV SumAffineV(const float* x, const float* h, int64_t n, V inverse, V offset,
-                                  V levels) {
+// What is known beforehand spares operations; the sums are the same bits either way. kPlain: all
+// h[i] are 1. Without kLow (kHigh) no x falls half a step or more below code 0 (above `levels`).
+template <bool kPlain, bool kLow, bool kHigh>
+HWY_INLINE AffineSumsV SumAffineIfV(const float* x, const float* h, int64_t n, V inverse, V offset,
+                                    V levels) {
   AffineSumsV sums{hn::Zero(LaneTag()), hn::Zero(LaneTag()), hn::Zero(LaneTag())};
   const V zero = hn::Zero(LaneTag());
   for (int64_t i = 0; i < n; ++i) {
     const V xi = LoadCol(x, i);
-    const V q = NearestV(ClampV(hn::Mul(hn::Sub(xi, offset), inverse), zero, levels));
-    const V hq = hn::Mul(Splat(h[i]), q);
+    V q = hn::Mul(hn::Sub(xi, offset), inverse);
+    if constexpr (kLow) q = hn::Max(q, zero);
+    if constexpr (kHigh) q = hn::Min(q, levels);
+    q = NearestV(q);
+    V hq = q;
+    if constexpr (!kPlain) hq = hn::Mul(Splat(h[i]), q);
     sums.q = hn::Add(sums.q, hq);
     sums.qq = hn::Add(sums.qq, hn::Mul(hq, q));
     sums.xq = hn::Add(sums.xq, hn::Mul(hq, xi));
   }
   return sums;
+}
+HWY_INLINE AffineSumsV SumAffineV(const float* x, const float* h, int64_t n, V inverse, V offset,
+                                  V levels) {
+  return SumAffineIfV<false, true, true>(x, h, n, inverse, offset, levels);
 }
 
 HWY_INLINE V AffineErrorV(const float* x, const float* h, int64_t n, V scale, V offset, V inverse,
