@@ -3,10 +3,11 @@
 Every type of every layout: compressed-tensors (integers of 2 to 8 bits, fp8, nvfp4, mxfp4), fp8 and
 bitsandbytes. The weights that the client decodes are compared bit by bit with `convert --dtype f32`,
 its logits with `eval --logits`. A client that decodes to 16 bits is asked for 32: bitsandbytes by the
-dtype of its quant_state, NVFP4 by compressed-tensors' own decoder; what is left of rounding is none.
+dtypes of its quant_state and of its modules, NVFP4 by compressed-tensors' own decoder; what is left of rounding is none.
 """
 
 import pathlib
+import sys
 
 import compressed_tensors
 import torch
@@ -94,6 +95,7 @@ def load(folder):
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None:
             state.dtype = torch.float32
+            module.compute_dtype = torch.float32
     return model
 
 
@@ -149,11 +151,15 @@ def check_case(original, text, reference, case, temp):
 
 
 def main():
+    # An argument picks the cases that have it in their type.
+    part = sys.argv[1] if len(sys.argv) > 1 else ""
     original = models("pd-llama-4M")[0]
     text = shared_text("pd/eval.txt") or SOURCE_DIR / "LICENSE"
     reference = {name: tensor.float() for name, tensor in load_tensors(original).items()
                  if name.endswith("_proj.weight")}
     for case in cases():
+        if part not in case[1]:
+            continue
         with scratch() as name:
             check_case(original, text, reference, case, pathlib.Path(name))
     finish()
