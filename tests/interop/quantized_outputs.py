@@ -124,6 +124,18 @@ def check_weights(model, decoded, nvfp4):
     check(not wrong, f"  the weights are ours, bit by bit {wrong[:3] or ''}")
 
 
+def check_bytes(output, reference):
+    """minmax is what bitsandbytes does itself: the same bytes and absmax."""
+    stored = load_tensors(output)
+    same = True
+    for name, value in reference.items():
+        packed, state = bnb.quantize_4bit(value, quant_type="nf4", blocksize=64)
+        same = same and torch.equal(packed, stored[name])
+        same = same and torch.equal(state.absmax, stored[name + ".absmax"])
+        same = same and torch.equal(state.code, stored[name + ".quant_map"])
+    check(same, "  every byte is as bitsandbytes writes it")
+
+
 def check_case(original, text, reference, case, temp):
     layout, kind, method, flags, encoding = case
     what = " ".join([original.name, layout, kind, method, *flags])
@@ -134,6 +146,8 @@ def check_case(original, text, reference, case, temp):
     check(encoding in found, f"{what}: {sorted(found)}")
     pennyweight("convert", output, "-o", plain, "--dtype", "f32", "--force")
     decoded = load_tensors(plain)
+    if (kind, method) == ("nf4", "minmax"):
+        check_bytes(output, reference)
     model = load(output)
     check_weights(model, decoded, decoded_nvfp4(output) if kind == "nvfp4" else None)
     path = temp / "logits.safetensors"
