@@ -19,18 +19,29 @@ namespace {
 constexpr int64_t kBlocksPerTask = 1024;
 constexpr uint32_t kInfinity = 0x7f800000;
 
-// Values [at, at + n) of the rows, with the importance of their columns.
-float SearchAbsmax(ElementSet set, const float* w, int64_t at, int64_t n, int64_t cols,
-                   std::span<const float> importance, float start) {
-  std::vector<float> h;
-  for (int64_t i = 0; !importance.empty() && i < n; ++i) {
-    h.push_back(importance[static_cast<size_t>((at + i) % cols)]);
+// Searches for the absmax of blocks of `n` values.
+class AbsmaxSearch {
+ public:
+  AbsmaxSearch(ElementSet set, int64_t n) : set_(set), n_(n), block_(n) {}
+
+  // Of values [at, at + n) of the rows, with the importance of their columns.
+  float Find(const float* w, int64_t at, int64_t cols, std::span<const float> importance,
+             float start) {
+    h_.clear();
+    for (int64_t i = 0; !importance.empty() && i < n_; ++i) {
+      h_.push_back(importance[static_cast<size_t>((at + i) % cols)]);
+    }
+    block_.Load({w + at, static_cast<size_t>(n_)}, h_);
+    const float unit = block_.unit();
+    return SearchElementScale(set_, block_, DType::kF32, start / unit) * unit;
   }
-  FitBlock block(n);
-  block.Load({w + at, static_cast<size_t>(n)}, h);
-  const float unit = block.unit();
-  return SearchElementScale(set, block, DType::kF32, start / unit) * unit;
-}
+
+ private:
+  ElementSet set_;
+  int64_t n_;
+  FitBlock block_;
+  std::vector<float> h_;
+};
 
 }  // namespace
 
@@ -56,6 +67,7 @@ Status EncodeCodebook(const Context& context, const Encoding& encoding, const fl
     std::vector<uint32_t> most(static_cast<size_t>(blocks));
     GroupMagnitudes(w + begin, count, spec.block, most.data());
     std::vector<float> absmax(most.size()), divisors(most.size());
+    AbsmaxSearch search_block(set, spec.block);
     for (int64_t b = 0; b < blocks; ++b) {
       const auto at = static_cast<size_t>(b);
       const int64_t first = begin + b * spec.block;
@@ -67,7 +79,9 @@ Status EncodeCodebook(const Context& context, const Encoding& encoding, const fl
       }
       absmax[at] = std::bit_cast<float>(most[at]);
       if (search == ScaleSearch::kSearch && most[at] != 0) {
-        absmax[at] = SearchAbsmax(set, w, first, n, cols, importance, absmax[at]);
+        absmax[at] = n == spec.block
+                         ? search_block.Find(w, first, cols, importance, absmax[at])
+                         : AbsmaxSearch(set, n).Find(w, first, cols, importance, absmax[at]);
       }
       // A block of zeros has the absmax 0 and the code of the level 0.
       divisors[at] = most[at] == 0 ? 1.0f : absmax[at];

@@ -149,15 +149,28 @@ void NvScaleBytes(const float* scales, int64_t n, uint8_t* bytes) {
   for (int64_t i = 0; i < n; ++i) bytes[i] = std::max<uint8_t>(bytes[i], 1);
 }
 
+// The values of bytes 0 to 126 (448).
+const std::array<float, 127>& E4M3Values() {
+  static const std::array<float, 127> kValues = [] {
+    std::array<float, 127> values;
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = SmallFloatValue(DType::kF8E4M3, static_cast<uint8_t>(i));
+    }
+    return values;
+  }();
+  return kValues;
+}
+
 // The byte of least error among the neighbours of `start`; scales are divided by `divisor`.
 uint8_t SearchNvScale(const FitBlock& block, uint8_t start, float divisor) {
   constexpr int kLast = 0x7e;
+  const auto& values = E4M3Values();
   uint8_t best = start;
   float least = 0;
   for (const int step : {0, -1, 1, -2, 2, -3}) {
     const int byte = start + step;
     if (byte < 1 || byte > kLast) continue;
-    const float scale = SmallFloatValue(DType::kF8E4M3, static_cast<uint8_t>(byte)) / divisor;
+    const float scale = values[static_cast<size_t>(byte)] / divisor;
     const float error = SumElementErrors(ElementSet::kE2M1, block.kernel(), scale / block.unit());
     if (step != 0 && !(error < least)) continue;
     least = error;
@@ -178,13 +191,14 @@ Status EncodeNvRow(const Rows& in, int64_t row, float divisor, EncodedTensor* ou
   uint8_t* bytes = out->scales.data() + row * groups;
   NvScaleBytes(scales.data(), groups, bytes);
   FitBlock block(kNvGroup);
+  const auto& values = E4M3Values();
   for (int64_t g = 0; g < groups; ++g) {
     if (in.search == ScaleSearch::kSearch && most[static_cast<size_t>(g)] != 0) {
       block.Load({w + g * kNvGroup, static_cast<size_t>(kNvGroup)},
                  in.ImportanceAt(g * kNvGroup, kNvGroup));
       bytes[g] = SearchNvScale(block, bytes[g], divisor);
     }
-    scales[static_cast<size_t>(g)] = SmallFloatValue(DType::kF8E4M3, bytes[g]) / divisor;
+    scales[static_cast<size_t>(g)] = values[bytes[g]] / divisor;
   }
   std::vector<uint8_t> codes(static_cast<size_t>(in.cols));
   EncodeGroups(ElementSet::kE2M1, w, in.cols, kNvGroup, scales.data(), codes.data());

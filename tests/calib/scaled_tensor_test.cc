@@ -90,7 +90,7 @@ TEST_CASE("a streamed tensor has the bytes that it has as a whole, wherever tile
     MemorySource source;
     source.AddFloats("w", {rows, cols}, w);
     for (const char* name : {"fp8_e4m3_tensor", "fp8_e5m2_b128x128", "fp8_e4m3_b40x64", "nvfp4",
-                             "mxfp4", "nf4", "fp4_b256"}) {
+                             "mxfp4", "nf4", "fp4_b128"}) {
       CAPTURE(name);
       Choice choice;
       choice.encoding = TypeNamed(name);

@@ -78,7 +78,7 @@ TEST_CASE("both codebooks come back from the reader, with blocks that cross rows
     CHECK(SameTile(read, whole));
     CHECK(read.levels == whole.levels);
     // The first code stands in the high half of the first byte.
-    const auto raw = OpenSafetensors(temp / "out/model.safetensors");
+    const auto raw = OpenStored(temp / "out");
     REQUIRE(raw.ok());
     EncodedTensor bytes;
     const auto codes = static_cast<size_t>(raw->source->Find(q));

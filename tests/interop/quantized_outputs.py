@@ -3,10 +3,11 @@
 Every type of every layout: compressed-tensors (integers of 2 to 8 bits, fp8, nvfp4, mxfp4), fp8 and
 bitsandbytes. The weights that the client decodes are compared bit by bit with `convert --dtype f32`,
 its logits with `eval --logits`. A client that decodes to 16 bits is asked for 32: bitsandbytes by the
-dtype of its quant_state, NVFP4 by compressed-tensors' own decoder; what is left of rounding is none.
+dtypes of its quant_state and of its modules, NVFP4 by compressed-tensors' own decoder; what is left of rounding is none.
 """
 
 import pathlib
+import sys
 
 import compressed_tensors
 import torch
@@ -94,6 +95,7 @@ def load(folder):
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None:
             state.dtype = torch.float32
+            module.compute_dtype = torch.float32
     return model
 
 
@@ -122,6 +124,18 @@ def check_weights(model, decoded, nvfp4):
     check(not wrong, f"  the weights are ours, bit by bit {wrong[:3] or ''}")
 
 
+def check_bytes(output, reference):
+    """minmax is what bitsandbytes does itself: the same bytes and absmax."""
+    stored = load_tensors(output)
+    same = True
+    for name, value in reference.items():
+        packed, state = bnb.quantize_4bit(value, quant_type="nf4", blocksize=64)
+        same = same and torch.equal(packed, stored[name])
+        same = same and torch.equal(state.absmax, stored[name + ".absmax"])
+        same = same and torch.equal(state.code, stored[name + ".quant_map"])
+    check(same, "  every byte is as bitsandbytes writes it")
+
+
 def check_case(original, text, reference, case, temp):
     layout, kind, method, flags, encoding = case
     what = " ".join([original.name, layout, kind, method, *flags])
@@ -132,6 +146,8 @@ def check_case(original, text, reference, case, temp):
     check(encoding in found, f"{what}: {sorted(found)}")
     pennyweight("convert", output, "-o", plain, "--dtype", "f32", "--force")
     decoded = load_tensors(plain)
+    if (kind, method) == ("nf4", "minmax"):
+        check_bytes(output, reference)
     model = load(output)
     check_weights(model, decoded, decoded_nvfp4(output) if kind == "nvfp4" else None)
     path = temp / "logits.safetensors"
@@ -149,11 +165,15 @@ def check_case(original, text, reference, case, temp):
 
 
 def main():
+    # An argument picks the cases that have it in their type.
+    part = sys.argv[1] if len(sys.argv) > 1 else ""
     original = models("pd-llama-4M")[0]
     text = shared_text("pd/eval.txt") or SOURCE_DIR / "LICENSE"
     reference = {name: tensor.float() for name, tensor in load_tensors(original).items()
                  if name.endswith("_proj.weight")}
     for case in cases():
+        if part not in case[1]:
+            continue
         with scratch() as name:
             check_case(original, text, reference, case, pathlib.Path(name))
     finish()
