@@ -54,7 +54,7 @@ TEST_CASE("runs of random blocks decode to the bits of the plain decoders on eve
   }
   hwy::SetSupportedTargetsForTest(0);
   CHECK(types == 13);
-  CHECK(FindRunDecoder(BlockType::kIQ1_S) == nullptr);
+  CHECK(!FindRunDecoder(BlockType::kIQ1_S));
 }
 
 }  // namespace

@@ -201,8 +201,8 @@ TEST_CASE("one value, constant blocks and single signs are represented well") {
 }
 
 TEST_CASE("BeginSubBlock fits the new weights without touching other sub-blocks") {
-  for (const BlockType type :
-       {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K, BlockType::kQ5_K, BlockType::kQ6_K}) {
+  for (const BlockType type : {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K,
+                               BlockType::kQ5_K, BlockType::kQ6_K, BlockType::kIQ4_XS}) {
     const auto grid = MakeRow(Encoding::Block(type), 256);
     CAPTURE(TraitsOf(type).name);
     REQUIRE(grid->sub_block() < grid->block());
@@ -239,6 +239,8 @@ TEST_CASE("MakeGrid refuses what has no grid") {
   CHECK(MakeRow(Encoding::Block(BlockType::kIQ2_XS), 256) == nullptr);
   CHECK(MakeRow(Encoding::Block(BlockType::kQ4_0), 172) == nullptr);
   CHECK(MakeRow(Encoding::Block(BlockType::kQ4_K), 128) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kIQ4_NL), 172) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kIQ4_XS), 128) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 128, true, DType::kF16)), 172) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 32, true, DType::kI8)), 64) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 0, true, DType::kF16)), 172) != nullptr);
