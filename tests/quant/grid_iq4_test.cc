@@ -95,6 +95,28 @@ TEST_CASE("weights that lie on a grid of two levels are met") {
   }
 }
 
+TEST_CASE("BeginSubBlock of iq4_xs fits the new weights without touching other sub-blocks") {
+  const std::vector<float> w = RandomWeights(256, 21);
+  std::vector<float> changed = w;
+  for (size_t i = 32; i < 64; ++i) changed[i] = -0.5f * w[i] + 0.003f;
+  OnEveryTarget(Encoding::Block(BlockType::kIQ4_XS), Effort::kNormal, [&](OneRow* grid) {
+    const auto error = [&] {
+      double sum = 0;
+      for (size_t i = 32; i < 64; ++i) {
+        sum += std::pow(changed[i] - grid->Round(static_cast<int64_t>(i), changed[i]), 2);
+      }
+      return sum;
+    };
+    grid->BeginBlock(w, {}, ScaleSearch::kSearch);
+    const double before = error();
+    const float first = grid->Round(0, w[0]), last = grid->Round(255, w[255]);
+    grid->BeginSubBlock(1, std::span<const float>(changed).subspan(32, 32), {});
+    CHECK(error() < 0.8 * before);
+    CHECK(grid->Round(0, w[0]) == first);
+    CHECK(grid->Round(255, w[255]) == last);
+  });
+}
+
 // Sum of h (w - decoded)^2 over rows of 256 weights.
 double Error(const Encoding& encoding, Effort effort, ScaleSearch search, bool weighted) {
   OneRow grid(MakeGrid(encoding, 256, effort));

@@ -201,8 +201,8 @@ TEST_CASE("one value, constant blocks and single signs are represented well") {
 }
 
 TEST_CASE("BeginSubBlock fits the new weights without touching other sub-blocks") {
-  for (const BlockType type : {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K,
-                               BlockType::kQ5_K, BlockType::kQ6_K, BlockType::kIQ4_XS}) {
+  for (const BlockType type :
+       {BlockType::kQ2_K, BlockType::kQ3_K, BlockType::kQ4_K, BlockType::kQ5_K, BlockType::kQ6_K}) {
     const auto grid = MakeRow(Encoding::Block(type), 256);
     CAPTURE(TraitsOf(type).name);
     REQUIRE(grid->sub_block() < grid->block());
