@@ -2,6 +2,7 @@
 // in super-blocks of 256 with an fp16 d and a signed integer for each 32. The values are finer
 // about zero and not symmetric; so scales are tried with either sign, and beyond what the largest
 // weight asks for. IQ4_XS: lane_two_level-inl.h.
+#include <limits>
 #include <memory>
 
 #include "quant/codec_blocks.h"
@@ -78,9 +79,10 @@ struct Iq4Codes {
   alignas(kLaneAlign) static constexpr float kValues[16] = {
       1, 13, 25, 38, 53, 69, 89, 113, -127, -104, -83, -65, -49, -35, -22, -10};
   alignas(kLaneAlign) static constexpr float kMiddles[16] = {
-      Iq4Middle(8),  Iq4Middle(9), Iq4Middle(10), Iq4Middle(11), Iq4Middle(12), Iq4Middle(13),
-      Iq4Middle(14), 1e30f,        Iq4Middle(0),  Iq4Middle(1),  Iq4Middle(2),  Iq4Middle(3),
-      Iq4Middle(4),  Iq4Middle(5), Iq4Middle(6),  Iq4Middle(7)};
+      Iq4Middle(8),  Iq4Middle(9),  Iq4Middle(10), Iq4Middle(11),
+      Iq4Middle(12), Iq4Middle(13), Iq4Middle(14), std::numeric_limits<float>::infinity(),
+      Iq4Middle(0),  Iq4Middle(1),  Iq4Middle(2),  Iq4Middle(3),
+      Iq4Middle(4),  Iq4Middle(5),  Iq4Middle(6),  Iq4Middle(7)};
 #else
   static HWY_INLINE V Value(V t) {
     V value = Splat(kLowest);
@@ -251,10 +253,19 @@ std::unique_ptr<BlockGrid> MakeIq4GridImpl(BlockType type, Effort effort) {
   static constexpr float kSome[] = {90,  95,   100,  105,  110,  115,  120,  125,  130,  -85, -90,
                                     -95, -100, -105, -110, -115, -120, -125, -130, -135, 135};
   static constexpr float kSomeBeyond[] = {140, 145, 150, 155, 160, -140, -145, -150, -155};
+  static constexpr float kMany[] = {
+      75,      80,   85,      90,   92.5f,   95,   97.5f,   100,  102.5f,  105,  107.5f,  110,
+      112.5f,  115,  117.5f,  120,  122.5f,  125,  127.5f,  130,  132.5f,  135,  -70,     -75,
+      -80,     -85,  -87.5f,  -90,  -92.5f,  -95,  -97.5f,  -100, -102.5f, -105, -107.5f, -110,
+      -112.5f, -115, -117.5f, -120, -122.5f, -125, -127.5f, -130, -132.5f, -135};
+  static constexpr float kManyBeyond[] = {137.5f, 140,  142.5f, 145,     150,  155,
+                                          160,    170,  185,    -137.5f, -140, -142.5f,
+                                          -145,   -150, -155,   -160,    -170, -185};
   static constexpr float kRatios[] = {0.92f, 0.93f, 0.94f, 0.95f, 0.96f, 0.97f, 0.98f, 0.99f, 1.0f,
                                       1.01f, 1.02f, 1.03f, 1.04f, 1.05f, 1.06f, 1.07f, 1.08f};
-  const Trials trials =
-      effort == Effort::kFast ? Trials{kFew, kFewBeyond} : Trials{kSome, kSomeBeyond};
+  const Trials trials = effort == Effort::kFast   ? Trials{kFew, kFewBeyond}
+                        : effort == Effort::kBest ? Trials{kMany, kManyBeyond}
+                                                  : Trials{kSome, kSomeBeyond};
   const int refits = effort == Effort::kBest ? 3 : effort == Effort::kNormal ? 1 : 0;
   if (type == BlockType::kIQ4_NL) return std::make_unique<Iq4NlGrid>(trials, refits);
   if (type != BlockType::kIQ4_XS) return nullptr;

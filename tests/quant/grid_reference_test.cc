@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "quant/codec.h"
 #include "quant/grid.h"
@@ -201,6 +202,54 @@ double ReferenceLegacy(const Floats& x, const Floats& w, int levels) {
   return error;
 }
 
+constexpr float kIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                            1,    13,   25,  38,  53,  69,  89,  113};
+
+float NearestIq4(float v) {
+  return *std::min_element(std::begin(kIq4), std::end(kIq4),
+                           [v](float a, float b) { return std::abs(a - v) < std::abs(b - v); });
+}
+
+// The scale of 32 weights of IQ4: 15 inverse scales, largest (sum wxl)^2 / sum wl^2.
+float Iq4Scale(const float* x, const float* w) {
+  float top = 0;
+  for (int i = 0; i < 32; ++i) top = std::abs(x[i]) > std::abs(top) ? x[i] : top;
+  float best = -1, scale = 0;
+  for (int step = -7; step <= 7; ++step) {
+    const float inverse = (-127.0f + static_cast<float>(step)) / top;
+    float xl = 0, l2 = 0;
+    for (int i = 0; i < 32; ++i) {
+      const float l = NearestIq4(inverse * x[i]);
+      xl += w[i] * x[i] * l;
+      l2 += w[i] * l * l;
+    }
+    if (xl * xl > best * l2) {
+      best = xl * xl / l2;
+      scale = xl / l2;
+    }
+  }
+  return scale;
+}
+
+// Eight blocks of 32 with a scale each, or with a common d and integers of six bits.
+double ReferenceIq4(const Floats& x, const Floats& w, bool two_levels) {
+  Floats scales;
+  float largest = 0;
+  for (size_t j = 0; j < 256; j += 32) {
+    scales.push_back(Iq4Scale(x.data() + j, w.data() + j));
+    if (std::abs(scales.back()) > std::abs(largest)) largest = scales.back();
+  }
+  const float d = RoundThrough(DType::kF16, -largest / 32);
+  double error = 0;
+  for (size_t i = 0; i < 256; ++i) {
+    const float scale = two_levels ? d * static_cast<float>(Clamped(scales[i / 32] / d, -32, 31))
+                                   : RoundThrough(DType::kF16, scales[i / 32]);
+    const float e = x[i] - scale * NearestIq4(x[i] / scale);
+    error += w[i] * e * e;
+  }
+  return error;
+}
+
 double Ours(BlockType type, const Floats& x, const Floats& w) {
   const auto grid = MakeRow(Encoding::Block(type), 256);
   const auto n = static_cast<size_t>(grid->block());
@@ -216,7 +265,7 @@ double Ours(BlockType type, const Floats& x, const Floats& w) {
 }
 
 TEST_CASE("searches are at least as good as the reference quantizer's") {
-  double ours[7] = {}, theirs[7] = {};
+  double ours[9] = {}, theirs[9] = {};
   for (uint32_t seed = 0; seed < 60; ++seed) {
     const Floats x = RandomWeights(256, seed);
     Floats w = RandomWeights(256, seed + 500, 1);
@@ -225,10 +274,10 @@ TEST_CASE("searches are at least as good as the reference quantizer's") {
     for (size_t i = 0; i < 256; ++i) {
       w[i] = (w[i] * w[i] + 0.05f) * std::sqrt(static_cast<float>(power) + x[i] * x[i]);
     }
-    constexpr BlockType kTypes[7] = {BlockType::kQ2_K, BlockType::kQ4_K, BlockType::kQ5_K,
-                                     BlockType::kQ3_K, BlockType::kQ6_K, BlockType::kQ4_0,
-                                     BlockType::kQ5_0};
-    for (int t = 0; t < 7; ++t) ours[t] += Ours(kTypes[t], x, w);
+    constexpr BlockType kTypes[9] = {BlockType::kQ2_K, BlockType::kQ4_K,   BlockType::kQ5_K,
+                                     BlockType::kQ3_K, BlockType::kQ6_K,   BlockType::kQ4_0,
+                                     BlockType::kQ5_0, BlockType::kIQ4_NL, BlockType::kIQ4_XS};
+    for (int t = 0; t < 9; ++t) ours[t] += Ours(kTypes[t], x, w);
     theirs[0] += ReferenceAffineK(x, w, 16, 3, 15);
     theirs[1] += ReferenceAffineK(x, w, 32, 15, 63);
     theirs[2] += ReferenceAffineK(x, w, 32, 31, 63);
@@ -236,8 +285,10 @@ TEST_CASE("searches are at least as good as the reference quantizer's") {
     theirs[4] += ReferenceSymmetricK(x, w, 32, 128);
     theirs[5] += ReferenceLegacy(x, w, 8);
     theirs[6] += ReferenceLegacy(x, w, 16);
+    theirs[7] += ReferenceIq4(x, w, false);
+    theirs[8] += ReferenceIq4(x, w, true);
   }
-  for (int t = 0; t < 7; ++t) {
+  for (int t = 0; t < 9; ++t) {
     CAPTURE(t);
     CHECK(ours[t] < theirs[t]);
     CHECK(ours[t] > 0.5 * theirs[t]);  // the same bits cannot be that much better

@@ -361,6 +361,8 @@ TEST_CASE("MakeGrid refuses what has no grid") {
   CHECK(MakeRow(Encoding::Block(BlockType::kQ8_K), 256) == nullptr);
   CHECK(MakeRow(Encoding::Block(BlockType::kQ4_0), 172) == nullptr);
   CHECK(MakeRow(Encoding::Block(BlockType::kQ4_K), 128) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kIQ4_NL), 172) == nullptr);
+  CHECK(MakeRow(Encoding::Block(BlockType::kIQ4_XS), 128) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 128, true, DType::kF16)), 172) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 32, true, DType::kI8)), 64) == nullptr);
   CHECK(MakeRow(Encoding::Integer(Ints(4, 0, true, DType::kF16)), 172) != nullptr);
