@@ -2,26 +2,17 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
-#include <memory>
-#include <mutex>
+#include <numeric>
 
 #include "calib/matrix_job.h"
 #include "calib/quantize_model.h"
-#include "calib/unit_result.h"
-#include "lib/parallel.h"
-#include "lib/peak_rss.h"
+#include "calib/tile_work.h"
 #include "quant/codec.h"
 #include "quant/metrics.h"
 #include "quant/repack.h"
 
 namespace pennyweight {
 namespace {
-
-// Elements of a tile: small enough for one per thread on any machine, large enough that a write
-// costs what its bytes cost.
-constexpr int64_t kTileElements = 1 << 19;
 
 bool IsPlainFloat(const Encoding& encoding) {
   return encoding.kind == Encoding::Kind::kPlain && IsFloatDType(encoding.dtype);
@@ -92,85 +83,8 @@ Result<Choice> ChooseOne(const Model& model, const TensorInfo& info,
   return decoded;
 }
 
-// Rows [row, row + rows) of one tensor.
-struct Tile {
-  size_t tensor = 0;
-  int64_t row = 0;
-  int64_t rows = 0;
-  TileResult result;
-};
-
-std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors) {
-  std::vector<Tile> tiles;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i].elements() == 0) continue;
-    constexpr int64_t kRows = TensorSink::kTileRows;
-    const int64_t fit = kTileElements / tensors[i].cols();
-    const int64_t step = std::max(kRows, fit / kRows * kRows);
-    for (int64_t row = 0; row < tensors[i].rows(); row += step) {
-      tiles.push_back({i, row, std::min(step, tensors[i].rows() - row), {}});
-    }
-  }
-  return tiles;
-}
-
-// The threads that the memory limit has room for, with the largest tile in each.
-Result<Context> FitMemory(const Context& context, const std::vector<TensorInfo>& tensors,
-                          const std::vector<Tile>& tiles) {
-  // Read, written, and twice decoded, at no more than 8 bytes per value.
-  constexpr double kBytesPerValue = 8 + 8 + 4 + 4;
-  double largest = 0;
-  for (const Tile& tile : tiles) {
-    const auto cols = static_cast<double>(tensors[tile.tensor].cols());
-    largest = std::max(largest, static_cast<double>(tile.rows) * cols * kBytesPerValue);
-  }
-  const auto used = static_cast<double>(PeakRssBytes());
-  const double room = static_cast<double>(context.memory_limit) - used;
-  if (largest > room) {
-    constexpr double kMegabyte = 1e6;
-    return Error(ErrorCode::kMemory,
-                 fmt::format("{:.0f} MB are needed, the limit is {:.0f} MB",
-                             (used + largest) / kMegabyte + 1,
-                             static_cast<double>(context.memory_limit) / kMegabyte))
-        .Hint(fmt::format("use --memory {:.0f}M", (used + largest) / kMegabyte + 1));
-  }
-  Context fitted = context;
-  if (largest > 0) {
-    fitted.threads = static_cast<int>(std::min<double>(context.threads, room / largest));
-  }
-  return fitted;
-}
-
-// Buffers of one tile.
-struct Scratch {
-  EncodedTensor stored, cast;
-  std::vector<float> values, written;
-};
-
-// Scratch of tiles that are done serves the next ones: fresh pages for every tile cost the system
-// more time than the conversion takes.
-class ScratchPool {
- public:
-  std::unique_ptr<Scratch> Take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (free_.empty()) return std::make_unique<Scratch>();
-    std::unique_ptr<Scratch> scratch = std::move(free_.back());
-    free_.pop_back();
-    return scratch;
-  }
-  void Return(std::unique_ptr<Scratch> scratch) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(scratch));
-  }
-
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Scratch>> free_;
-};
-
 Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure, Tile* tile,
-                   Scratch* scratch, TensorSink* sink) {
-  const auto start = std::chrono::steady_clock::now();
+                   TileScratch* scratch, TensorSink* sink) {
   const TensorInfo& info = source.tensors()[tile->tensor];
   const bool copy = to == info.encoding;
   PW_TRY(source.ReadRows(tile->tensor, tile->row, tile->rows, &scratch->stored));
@@ -184,7 +98,7 @@ Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure,
       // NaN minus NaN is no zero, but the bytes are the same.
       tile->result.error.sum_sq_error = tile->result.error.max_abs_error = 0;
     } else {
-      EncodedTensor& cast = scratch->cast;
+      EncodedTensor& cast = scratch->encoded;
       if (to.kind == Encoding::Kind::kBlock) {
         if (!RepackRows(scratch->stored, to.block, &cast)) {
           return Error(ErrorCode::kVerifyFailed, "its values changed on the way to " + to.Name())
@@ -198,26 +112,14 @@ Status ConvertTile(const TensorSource& source, const Encoding& to, bool measure,
         cast.data.resize(count * static_cast<size_t>(DTypeBits(to.dtype)) / 8);
         EncodeFromFloat(to.dtype, scratch->values.data(), cast.data.data(), count);
       }
-      scratch->written.resize(count);
-      DecodeRows(cast, 0, tile->rows, scratch->written.data());
-      tile->result.error.Add(scratch->values.data(), scratch->written.data(), n);
+      scratch->decoded.resize(count);
+      DecodeRows(cast, 0, tile->rows, scratch->decoded.data());
+      tile->result.error.Add(scratch->values.data(), scratch->decoded.data(), n);
     }
   }
-  Status status = sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->cast);
+  Status status = sink->Write(tile->tensor, tile->row, copy ? scratch->stored : scratch->encoded);
   if (!status.ok()) return std::move(status).TakeError().InTensor(info.name);
-  tile->result.seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return OkStatus();
-}
-
-JournalUnit UnitOf(const Tile& tile) {
-  return Unit(UnitKind::kTile, tile.tensor, static_cast<uint64_t>(tile.row));
-}
-
-// Whether a stopped run wrote the tile; then its result is that run's.
-bool WasDone(const Journal* journal, Tile* tile) {
-  const std::string* found = journal == nullptr ? nullptr : journal->FindUnit(UnitOf(*tile));
-  return found != nullptr && UnpackTile(*found, &tile->result);
 }
 
 // The sums of the tiles, in their order: the figures do not depend on the threads.
@@ -272,34 +174,20 @@ Result<Report> ConvertModel(const Context& context, const Model& model,
   const std::vector<TensorInfo>& tensors = model.source->tensors();
   Report report;
   report.tensors = DescribeOutput(model, choices, *sink);
-  std::vector<Tile> tiles = CutTiles(tensors);
-  PW_ASSIGN(const Context fitted, FitMemory(context, tensors, tiles));
   // Where nothing is cast there is no error to weigh against the weights: bytes pass unlooked at.
   bool measure = false;
   for (size_t i = 0; i < tensors.size(); ++i)
     measure |= !(choices[i].encoding == tensors[i].encoding);
 
-  const auto count = static_cast<int64_t>(tiles.size());
-  ScratchPool pool;
-  std::mutex mutex;
-  int64_t done = 0;
-  if (context.progress != nullptr) context.progress->Phase("converting tiles", count);
-  Status converted = ParallelTry(fitted, count, [&](int64_t i) -> Status {
-    Tile& tile = tiles[static_cast<size_t>(i)];
-    if (!WasDone(journal, &tile)) {
-      std::unique_ptr<Scratch> scratch = pool.Take();
-      PW_TRY(ConvertTile(*model.source, choices[tile.tensor].encoding, measure, &tile,
-                         scratch.get(), sink));
-      pool.Return(std::move(scratch));
-      if (journal != nullptr) PW_TRY(journal->RecordUnit(UnitOf(tile), PackTile(tile.result)));
-    }
-    if (context.progress != nullptr) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      context.progress->Advance(++done);
-    }
-    return OkStatus();
-  });
-  PW_TRY(std::move(converted));
+  std::vector<size_t> all(tensors.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  std::vector<Tile> tiles = CutTiles(tensors, all);
+  if (context.progress != nullptr) {
+    context.progress->Phase("converting tiles", static_cast<int64_t>(tiles.size()));
+  }
+  PW_TRY(WorkOnTiles(context, tensors, journal, &tiles, [&](Tile* tile, TileScratch* scratch) {
+    return ConvertTile(*model.source, choices[tile->tensor].encoding, measure, tile, scratch, sink);
+  }));
   AddErrors(tensors, choices, tiles, &report);
   SummariseTensors(&report);
   return report;

@@ -148,6 +148,18 @@ int64_t LayerWalk::IndexOf(std::string_view pattern, int64_t layer) const {
   return in_.model->source->Find(NameFor(pattern, layer));
 }
 
+Status LayerWalk::StreamOne(const Context& context, size_t index, const RowsCallback& on_rows) {
+  StreamJob job;
+  job.source = in_.model->source.get();
+  job.choices = in_.choices;
+  job.method = in_.method;
+  job.effort = in_.effort;
+  job.sink = in_.sink;
+  job.reports = in_.reports;
+  job.sums = in_.sums;
+  return StreamTensors(WithinCalibration(context), job, std::span(&index, 1), on_rows);
+}
+
 Status LayerWalk::Embed(const Context& context) {
   const int64_t index = in_.model->source->Find(family_.embedding);
   if (index < 0) {
@@ -172,8 +184,7 @@ Status LayerWalk::Embed(const Context& context) {
     return OkStatus();
   };
   const size_t i = static_cast<size_t>(index);
-  PW_TRY(StreamTensor(context, *in_.model->source, i, in_.choices[i], in_.method, in_.sink,
-                      &(*in_.reports)[i], in_.sums, scatter));
+  PW_TRY(StreamOne(context, i, scatter));
   (*in_.done)[i] = 1;
   for (const Chunk& chunk : chunks_) {
     if (!Holds(original_, chunk)) continue;
@@ -252,14 +263,14 @@ Status LayerWalk::QuantizeLinear(const Context& context, size_t index,
       std::copy_n(values, rows * info.cols(), decoded->begin() + row * info.cols());
       return OkStatus();
     };
-    return StreamTensor(context, *in_.model->source, index, choice, in_.method, in_.sink, &report,
-                        in_.sums, keep);
+    return StreamOne(context, index, keep);
   }
   MatrixJob job;
   job.source = in_.model->source.get();
   job.index = index;
   job.choice = &choice;
   job.method = in_.method;
+  job.effort = in_.effort;
   job.statistics = &statistics;
   job.factored = factored;
   PW_ASSIGN(MatrixResult result, QuantizeMatrix(context, job, in_.sink, &report, in_.sums));
@@ -412,6 +423,7 @@ Status LayerWalk::Head(const Context& context) {
   job.index = static_cast<size_t>(index);
   job.choice = &in_.choices[job.index];
   job.method = in_.method;
+  job.effort = in_.effort;
   job.statistics = &statistics;
   job.factored = factored;
   (*in_.done)[job.index] = 1;

@@ -12,6 +12,7 @@
 #include "calib/forward.h"
 #include "calib/hidden_store.h"
 #include "calib/matrix_job.h"
+#include "calib/stream_tensors.h"
 #include "calib/windows.h"
 #include "lib/context.h"
 #include "lib/model.h"
@@ -27,6 +28,7 @@ struct WalkInput {
   const Windows* windows = nullptr;
   std::span<const Choice> choices;  // per tensor of the source
   Method method = Method::kAuto;
+  Effort effort = Effort::kNormal;
   TensorSink* sink = nullptr;
   std::vector<TensorReport>* reports = nullptr;  // per tensor; error fields are filled
   std::vector<char>* done = nullptr;             // per tensor; set when it was written
@@ -100,6 +102,8 @@ class LayerWalk {
   Status QuantizeStage(const Context& context, int64_t layer, const Stage& stage,
                        const InputStatistics& statistics, bool factored, LayerWeights* weights,
                        std::map<std::string_view, EncodedMatrix>* rtn);
+  // Writes a tensor that needs no calibration.
+  Status StreamOne(const Context& context, size_t index, const RowsCallback& on_rows);
   Status QuantizeLinear(const Context& context, size_t index, const InputStatistics& statistics,
                         bool factored, std::vector<float>* decoded, EncodedMatrix* rtn);
   // Runs all that a stream holds from `checkpoint` to the layer's end.

@@ -8,6 +8,7 @@
 #include "lib/linalg.h"
 #include "quant/codec.h"
 #include "quant/method.h"
+#include "quant/non_finite.h"
 
 namespace pennyweight {
 namespace {
@@ -36,14 +37,15 @@ Status Encode(const Context& context, const MatrixJob& job, Method method, const
   const Encoding& encoding = job.choice->encoding;
   switch (method) {
     case Method::kMinMax:
-      return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out);
+      return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out,
+                         job.effort);
     case Method::kGptq: {
       const HessianFactor factor{cols, job.statistics->r(), job.statistics->importance()};
-      return QuantizeGptq(context, encoding, factor, w, rows, cols, out);
+      return QuantizeGptq(context, encoding, factor, w, rows, cols, out, job.effort);
     }
     default:
       return QuantizeRtn(context, encoding, w, rows, cols, job.statistics->importance(),
-                         ScaleSearch::kSearch, out);
+                         ScaleSearch::kSearch, out, job.effort);
   }
 }
 
@@ -133,7 +135,10 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
       for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
       Status status = Encode(context, job, candidate.method, target.data(), count, cols, &tile);
-      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
+      if (!status.ok()) {
+        return InTensorOf(
+            LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
+      }
       DecodeRows(tile, 0, count, target.data());
       HeldOutProduct(context, statistics, statistics.heldout(), target.data(), count, &have);
       for (size_t i = 0; i < want.size(); ++i) {
@@ -289,55 +294,6 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
   if (chosen->method != Method::kRtn) result.rtn = std::move(list[0].matrix);
   result.chosen = std::move(const_cast<Candidate*>(chosen)->matrix);
   return result;
-}
-
-Status StreamTensor(const Context& context, const TensorSource& source, size_t index,
-                    const Choice& choice, Method method, TensorSink* sink, TensorReport* report,
-                    ErrorSums* sums, const TileCallback& on_tile) {
-  const auto start = std::chrono::steady_clock::now();
-  const TensorInfo& info = source.tensors()[index];
-  const int64_t rows = info.rows(), cols = info.cols(), step = TileRows(cols);
-  const bool copy = choice.encoding == info.encoding;
-  const bool decodable = CanDecode(info.encoding);
-  const ScaleSearch search =
-      method == Method::kMinMax ? ScaleSearch::kMinMax : ScaleSearch::kSearch;
-  if (!choice.quantize) {
-    report->method = copy ? "copy" : "cast";
-  } else {
-    report->method = method == Method::kMinMax ? "minmax" : "rtn";
-  }
-  WeightError weight;
-  std::vector<float> w, decoded;
-  EncodedTensor tile;  // its memory serves all tiles
-  for (int64_t row = 0; row < rows; row += step) {
-    if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
-    const int64_t count = std::min(step, rows - row);
-    if (decodable) {
-      w.resize(static_cast<size_t>(count * cols));
-      decoded.resize(w.size());
-      PW_TRY(ReadFloatRows(source, index, row, count, w.data()));
-    }
-    if (copy) {
-      tile = EncodedTensor();
-      PW_TRY(source.ReadRows(index, row, count, &tile));
-    } else {
-      Status status =
-          QuantizeRtn(context, choice.encoding, w.data(), count, cols, {}, search, &tile);
-      if (!status.ok()) return InTensorOf(std::move(status).TakeError(), info);
-    }
-    if (decodable) {
-      DecodeRows(tile, 0, count, decoded.data());
-      weight.Add(w.data(), decoded.data(), static_cast<int64_t>(w.size()));
-      if (on_tile) PW_TRY(on_tile(row, count, decoded.data()));
-    }
-    PW_TRY(sink->Write(index, row, tile));
-  }
-  if (decodable) {
-    FillWeightError(weight, report);
-    sums->weight.Merge(weight);
-  }
-  report->seconds = Seconds(start);
-  return OkStatus();
 }
 
 }  // namespace pennyweight

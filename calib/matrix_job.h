@@ -2,7 +2,6 @@
 // held-out activations, keeps one, and writes it.
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -57,6 +56,7 @@ struct MatrixJob {
   size_t index = 0;  // in the source, and in the sink
   const Choice* choice = nullptr;
   Method method = Method::kAuto;
+  Effort effort = Effort::kNormal;
   const InputStatistics* statistics = nullptr;
   bool factored = false;  // statistics->r() is valid; else gptq falls back to rtn
 };
@@ -66,12 +66,5 @@ struct MatrixJob {
 // `report`; adds to `sums`.
 Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job, TensorSink* sink,
                                     TensorReport* report, ErrorSums* sums);
-
-// Writes one tensor without calibration, in row tiles: cast, minmax, or rtn (gptq and auto become
-// rtn, and say so). `on_tile` may be null; it is given the decoded rows that were written.
-using TileCallback = std::function<Status(int64_t row, int64_t rows, const float* decoded)>;
-Status StreamTensor(const Context& context, const TensorSource& source, size_t index,
-                    const Choice& choice, Method method, TensorSink* sink, TensorReport* report,
-                    ErrorSums* sums, const TileCallback& on_tile);
 
 }  // namespace pennyweight

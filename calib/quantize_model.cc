@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "calib/layer_walk.h"
+#include "calib/stream_tensors.h"
 #include "calib/unit_result.h"
 #include "lib/file.h"
 
@@ -189,6 +190,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     input.windows = options.windows;
     input.choices = choices;
     input.method = options.method;
+    input.effort = options.effort;
     input.sink = sink;
     input.reports = &report.tensors;
     input.done = &done;
@@ -200,19 +202,21 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
       layers = std::max(layers, t.layer.value_or(-1) + 1);
     for (int64_t i = 0; i < layers; ++i) report.layers.emplace_back().layer = i;
   }
-  if (context.progress) {
-    context.progress->Phase("writing tensors", static_cast<int64_t>(tensors.size()));
-  }
+  std::vector<size_t> rest;
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const JournalUnit unit = Unit(UnitKind::kTensor, i);
-    if (!done[i] && !work.Restore(unit)) {
-      PW_TRY(StreamTensor(context, *model.source, i, choices[i], options.method, sink,
-                          &report.tensors[i], &sums, nullptr));
-      done[i] = 1;
-      PW_TRY(work.Record(unit, std::nullopt));
-    }
-    if (context.progress) context.progress->Advance(static_cast<int64_t>(i + 1));
+    if (!done[i]) rest.push_back(i);
   }
+  StreamJob job;
+  job.source = model.source.get();
+  job.choices = choices;
+  job.method = options.method;
+  job.effort = options.effort;
+  job.sink = sink;
+  job.journal = options.journal;
+  job.reports = &report.tensors;
+  job.sums = &sums;
+  const bool calibrated = options.windows != nullptr;
+  PW_TRY(StreamTensors(calibrated ? WithinCalibration(context) : context, job, rest, nullptr));
   SummariseTensors(&report);
   if (sums.weight.count > 0) report.totals.weight_rel_mse = sums.weight.RelMse();
   if (sums.output_total > 0) report.totals.output_rel_error = sums.output_error / sums.output_total;

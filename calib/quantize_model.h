@@ -13,6 +13,7 @@
 #include "lib/report.h"
 #include "lib/result.h"
 #include "lib/tensor_sink.h"
+#include "quant/effort.h"
 #include "quant/mix.h"
 
 namespace pennyweight {
@@ -20,6 +21,7 @@ namespace pennyweight {
 struct QuantizeOptions {
   Method method = Method::kAuto;
   const Windows* windows = nullptr;  // null: no calibration
+  Effort effort = Effort::kNormal;
   std::string scratch_dir;           // for hidden states that do not fit the memory limit
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.

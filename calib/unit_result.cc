@@ -68,6 +68,7 @@ std::string PackTile(const TileResult& tile) {
   BlobWriter to;
   Put(tile.error, &to);
   to.Double(tile.seconds);
+  to.Unsigned(static_cast<uint64_t>(tile.kept_non_finite));
   return to.bytes();
 }
 
@@ -75,6 +76,7 @@ bool UnpackTile(std::string_view bytes, TileResult* tile) {
   BlobReader from(bytes);
   tile->error = GetWeightError(&from);
   tile->seconds = from.Double();
+  tile->kept_non_finite = static_cast<int64_t>(from.Unsigned());
   return from.done();
 }
 

@@ -18,7 +18,6 @@ namespace pennyweight {
 // JournalUnit::kind of the commands that write models.
 enum class UnitKind : uint32_t {
   kTile = 1,       // a: tensor, b: first row
-  kTensor = 2,     // a: tensor
   kEmbedding = 3,  // the calibrated walk
   kLayer = 4,      // a: layer
   kHead = 5,
@@ -28,10 +27,11 @@ inline JournalUnit Unit(UnitKind kind, uint64_t a = 0, uint64_t b = 0) {
   return {static_cast<uint32_t>(kind), a, b};
 }
 
-// A tile of convert.
+// A tile of rows of one tensor, in a run without calibration.
 struct TileResult {
   WeightError error;
   double seconds = 0;
+  int64_t kept_non_finite = 0;  // values of a plain tensor that stay NaN or infinite
 };
 std::string PackTile(const TileResult& tile);
 // False when the bytes are not what PackTile makes.

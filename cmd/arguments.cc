@@ -88,8 +88,9 @@ Result<Arguments> Arguments::Parse(const CommandSpec& spec, const std::vector<st
   const bool fits = spec.input_count == kOneOrMore ? inputs > 0 : inputs == spec.input_count;
   if (!out.Has("--help") && !fits) {
     return Error(ErrorCode::kUsage,
-                 fmt::format("{} takes {} (got {} input{})", spec.name, spec.inputs,
-                             out.inputs_.size(), out.inputs_.size() == 1 ? "" : "s"))
+                 fmt::format("{} takes {} (got {} input{})", spec.name,
+                             spec.inputs.empty() ? "no input" : spec.inputs, out.inputs_.size(),
+                             out.inputs_.size() == 1 ? "" : "s"))
         .Hint(fmt::format("see `pennyweight {} --help`", spec.name));
   }
   return out;
@@ -153,8 +154,8 @@ Result<std::optional<std::string>> Arguments::OneOf(
 
 std::string HelpText(const CommandSpec& spec) {
   std::string out =
-      fmt::format("{}\n\nUsage: pennyweight {} {}{} [flags]\n\nExamples:\n{}\nFlags:\n",
-                  spec.summary, spec.name, spec.inputs,
+      fmt::format("{}\n\nUsage: pennyweight {}{}{}{} [flags]\n\nExamples:\n{}\nFlags:\n",
+                  spec.summary, spec.name, spec.inputs.empty() ? "" : " ", spec.inputs,
                   std::any_of(spec.flags.begin(), spec.flags.end(),
                               [](const Flag& f) { return f.name == "--output"; })
                       ? " -o OUTPUT"

@@ -30,7 +30,7 @@ struct Command {
 std::span<const Command> Commands();
 
 extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec;
-extern const CommandSpec kSplitSpec, kJoinSpec, kVerifySpec;
+extern const CommandSpec kSplitSpec, kJoinSpec, kVerifySpec, kTypesSpec;
 Result<int> RunInspect(const Invocation& invocation);
 Result<int> RunConvert(const Invocation& invocation);
 Result<int> RunQuantize(const Invocation& invocation);
@@ -39,5 +39,6 @@ Result<int> RunCompare(const Invocation& invocation);
 Result<int> RunSplit(const Invocation& invocation);
 Result<int> RunJoin(const Invocation& invocation);
 Result<int> RunVerify(const Invocation& invocation);
+Result<int> RunTypes(const Invocation& invocation);
 
 }  // namespace pennyweight

@@ -18,9 +18,9 @@ namespace pennyweight {
 namespace {
 
 constexpr Command kCommands[] = {
-    {&kInspectSpec, RunInspect}, {&kVerifySpec, RunVerify}, {&kConvertSpec, RunConvert},
-    {&kQuantizeSpec, RunQuantize}, {&kEvalSpec, RunEval}, {&kCompareSpec, RunCompare},
-    {&kSplitSpec, RunSplit}, {&kJoinSpec, RunJoin},
+    {&kInspectSpec, RunInspect},   {&kVerifySpec, RunVerify}, {&kConvertSpec, RunConvert},
+    {&kQuantizeSpec, RunQuantize}, {&kEvalSpec, RunEval},     {&kCompareSpec, RunCompare},
+    {&kSplitSpec, RunSplit},       {&kJoinSpec, RunJoin},     {&kTypesSpec, RunTypes},
 };
 
 std::atomic<bool> g_cancel{false};

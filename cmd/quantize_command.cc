@@ -1,12 +1,15 @@
 // pennyweight quantize: the main job. Source, choice of types, method, layout, report.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <map>
 
 #include "calib/builtin_text.h"
 #include "calib/quantize_model.h"
 #include "cmd/commands.h"
+#include "cmd/dry_run.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
 #include "cmd/output_run.h"
@@ -15,6 +18,8 @@
 #include "lib/hash.h"
 #include "lib/linalg.h"
 #include "quant/codec.h"
+#include "quant/effort.h"
+#include "quant/non_finite.h"
 
 namespace pennyweight {
 namespace {
@@ -37,6 +42,10 @@ constexpr Flag kFlags[] = {
     {"--symmetric", "", "", "integers without zero points (default)"},
     {"--asymmetric", "", "", "integers with zero points"},
     kKeyFlag,
+    {"--effort", "", "NAME", "fast, normal or best: how long codes are searched (default: normal)"},
+    {"--allow-nan", "", "",
+     "quantize NaN and infinity as zero, and count them, instead of refusing"},
+    {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -48,7 +57,10 @@ struct Settings {
   std::string output;
   Layout layout = Layout::kGguf;
   Method method = Method::kAuto;
+  Effort effort = Effort::kNormal;
   bool force = false;
+  bool allow_nan = false;
+  bool dry_run = false;
   std::vector<std::string> reports;
 };
 
@@ -69,10 +81,20 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   static constexpr std::string_view kMethods[] = {"auto", "minmax", "rtn", "gptq"};
   PW_ASSIGN(const auto method, arguments.OneOf("--method", kMethods));
   s.method = *FindMethod(method.value_or("auto"));
-  s.force = arguments.Has("--force");
+  static constexpr std::string_view kEfforts[] = {"fast", "normal", "best"};
+  PW_ASSIGN(const auto effort, arguments.OneOf("--effort", kEfforts));
+  s.effort = *FindEffort(effort.value_or("normal"));
+  s.allow_nan = arguments.Has("--allow-nan");
+  s.dry_run = arguments.Has("--dry-run");
+  // A dry run replaces nothing, so that it may be asked about an output that is there.
+  s.force = arguments.Has("--force") || s.dry_run;
   s.reports = arguments.All("--report");
   if (arguments.Has("--symmetric") && arguments.Has("--asymmetric")) {
     return Error(ErrorCode::kUsage, "--symmetric and --asymmetric exclude each other");
+  }
+  if (s.dry_run && !s.reports.empty()) {
+    return Error(ErrorCode::kUsage, "--dry-run writes nothing, so there is no --report")
+        .Hint("--dry-run --json prints the same rows");
   }
   return s;
 }
@@ -95,6 +117,13 @@ Result<Encoding> ParseType(const std::string& name, const IntegerSpec& integer) 
   if (type) return *type;
   return Error(ErrorCode::kUsage, fmt::format("there is no type \"{}\"", name))
       .Hint(fmt::format("types: {}", fmt::join(TypeNames(), ", ")));
+}
+
+// True when rounding will be weighted by what calibration measured.
+bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
+  const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
+  return settings.method != Method::kMinMax && (fits || arguments.Has("--calib")) &&
+         RequireRunnable(model).ok();
 }
 
 // The tables of what becomes what: user's words to MixOptions.
@@ -128,7 +157,33 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
     options.tensor_types.push_back({text.substr(0, equals), encoding});
   }
   options.keep = arguments.All("--keep");
+  options.importance = IsCalibrated(arguments, settings, model);
   return options;
+}
+
+// What the rules of a mix ask of the model. A GGUF file that cannot be run, say for its rope
+// scaling, has no configuration here, but its metadata say as much.
+ModelConfig MixConfig(const Model& model) {
+  if (model.config) return *model.config;
+  ModelConfig config;
+  const auto& metadata = model.source->metadata();
+  const auto architecture = metadata.find("general.architecture");
+  if (architecture == metadata.end()) return config;
+  config.architecture = architecture->second;
+  const auto number = [&](const char* key, int64_t* out) {
+    const auto entry = metadata.find(config.architecture + "." + key);
+    if (entry == metadata.end()) return;
+    int64_t value = 0;
+    const char* const end = entry->second.data() + entry->second.size();
+    const auto [rest, code] = std::from_chars(entry->second.data(), end, value);
+    if (code == std::errc() && rest == end && value > 0) *out = value;
+  };
+  number("block_count", &config.layers);
+  number("attention.head_count", &config.heads);
+  config.kv_heads = config.heads;
+  number("attention.head_count_kv", &config.kv_heads);
+  number("expert_count", &config.experts);
+  return config;
 }
 
 // What no mix decides: tensors whose bits this program does not turn into numbers stay as they are,
@@ -189,9 +244,9 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
 uint32_t GgufFileType(const std::string& type) {
   if (const Mix* mix = FindMix(type)) return mix->gguf_file_type;
   static const std::map<std::string, uint32_t> kNumbers = {
-      {"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},  {"q8_0", 7},
-      {"q5_0", 8},  {"q5_1", 9},  {"q2_k", 10}, {"q3_k", 11}, {"q4_k", 14},
-      {"q5_k", 16}, {"q6_k", 18}, {"bf16", 32}};
+      {"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},   {"q8_0", 7},
+      {"q5_0", 8},  {"q5_1", 9},  {"q2_k", 10}, {"q3_k", 11},  {"q4_k", 14},
+      {"q5_k", 16}, {"q6_k", 18}, {"bf16", 32}, {"mxfp4", 38}, {"nvfp4", 39}};
   const auto it = kNumbers.find(type);
   return it == kNumbers.end() ? 1 : it->second;
 }
@@ -199,6 +254,7 @@ uint32_t GgufFileType(const std::string& type) {
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
                                              const MixOptions& mix, Journal* journal) {
   SinkOptions options;
+  options.measure = settings.dry_run;
   options.path = settings.output;
   options.journal = journal;
   options.force = settings.force;
@@ -225,6 +281,67 @@ std::string WindowsHash(const Windows& windows) {
   hasher.Update(windows.lengths.data(), windows.lengths.size() * sizeof(windows.lengths[0]));
   const Hash128 hash = hasher.Digest();
   return fmt::format("{} tokens, {:016x}{:016x}", windows.tokens(), hash[0], hash[1]);
+}
+
+// What people should know of the choices before the work.
+void NoteChoices(const Model& model, std::span<const Choice> choices, const MixOptions& mix,
+                 Console* console) {
+  std::map<std::string, int> requantized, useless;  // by encoding
+  const auto& tensors = model.source->tensors();
+  for (size_t i = 0; i < choices.size(); ++i) {
+    const Encoding& from = tensors[i].encoding;
+    const Encoding& to = choices[i].encoding;
+    if (!choices[i].quantize) continue;
+    if (from.kind != Encoding::Kind::kPlain) ++requantized[from.Name()];
+    const TypeRow* row = FindTypeRow(to.Name());
+    if (!mix.importance && row != nullptr && row->importance == ImportanceUse::kNeeds) {
+      ++useless[to.Name()];
+    }
+  }
+  for (const std::string& note : model.notes) console->Note("note: " + note);
+  for (const auto& [name, count] : requantized) {
+    console->Note(
+        fmt::format("warning: {} tensor{} {} quantized already ({}); that error is kept "
+                    "and adds up",
+                    count, count == 1 ? "" : "s", count == 1 ? "is" : "are", name));
+  }
+  for (const auto& [name, count] : useless) {
+    console->Note(
+        fmt::format("warning: {} tensor{} {} {}, which is useless when it is rounded "
+                    "without calibration",
+                    count, count == 1 ? "" : "s", count == 1 ? "becomes" : "become", name));
+  }
+}
+
+// Puts a source in front of the model's that reads NaN and infinity as zero in everything that is
+// quantized; what is stored plain keeps them.
+const FiniteSource* AllowNonFinite(Model* model, std::vector<Choice>* choices) {
+  const auto& tensors = model->source->tensors();
+  std::vector<char> marked(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    Choice& choice = (*choices)[i];
+    const bool copied = choice.encoding == tensors[i].encoding;
+    marked[i] = choice.quantize && !copied && CanDecode(tensors[i].encoding);
+    choice.keep_non_finite = !marked[i];
+  }
+  auto finite = std::make_unique<FiniteSource>(std::move(model->source), std::move(marked));
+  const FiniteSource* const raw = finite.get();
+  model->source = std::move(finite);
+  return raw;
+}
+
+// What was replaced, into the rows and to the user.
+void NoteReplaced(const std::vector<TensorInfo>& stored, const FiniteSource& finite, Report* report,
+                  Console* console) {
+  for (size_t i = 0; i < stored.size(); ++i) {
+    TensorReport& row = report->tensors[i];
+    row.from = stored[i].encoding.Name();
+    const int64_t count = finite.replaced(i);
+    if (count == 0) continue;
+    const std::string what = fmt::format("{} NaN or infinite, quantized as zero", count);
+    row.fallback = row.fallback ? *row.fallback + "; " + what : what;
+    console->Note(fmt::format("warning: {}: {}", row.name, what));
+  }
 }
 
 std::string Summary(const Settings& settings, const Report& report) {
@@ -263,27 +380,25 @@ Result<int> RunQuantize(const Invocation& invocation) {
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
-  PW_ASSIGN(std::vector<Choice> choices,
-            ChooseTypes(mix, model.family, model.config.value_or(ModelConfig()), tensors));
+  PW_ASSIGN(std::vector<Choice> choices, ChooseTypes(mix, model.family, MixConfig(model), tensors));
   AdjustChoices(model, settings.layout, &choices);
 
-  bool quantizes = false;
-  std::map<std::string, int> requantized;  // by encoding
   std::vector<OutputTensor> outputs;
   for (size_t i = 0; i < tensors.size(); ++i) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
-    quantizes |= choices[i].quantize;
-    const Encoding& from = tensors[i].encoding;
-    if (choices[i].quantize && from.kind != Encoding::Kind::kPlain) ++requantized[from.Name()];
   }
-  for (const std::string& note : model.notes) console.Note("note: " + note);
-  for (const auto& [name, count] : requantized) {
-    console.Note(
-        fmt::format("warning: {} tensor{} {} quantized already ({}); that error is kept "
-                    "and adds up",
-                    count, count == 1 ? "" : "s", count == 1 ? "is" : "are", name));
-  }
+  const bool quantizes = std::any_of(choices.begin(), choices.end(),
+                                     [](const Choice& choice) { return choice.quantize; });
+  NoteChoices(model, choices, mix, &console);
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
+  if (settings.dry_run) {
+    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, nullptr));
+    PW_ASSIGN(Report report,
+              PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
+    FinishTotals(start, &report);
+    PrintPlan(settings.output, report, choices, &console);
+    return kExitDone;
+  }
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));
   std::map<std::string, std::string> recipe;
@@ -291,8 +406,12 @@ Result<int> RunQuantize(const Invocation& invocation) {
   PW_ASSIGN(const OutputRun run,
             OutputRun::Begin(invocation, "quantize", settings.output, model, outputs, recipe));
 
+  const std::vector<TensorInfo> stored = tensors;
+  const FiniteSource* const finite =
+      settings.allow_nan ? AllowNonFinite(&model, &choices) : nullptr;
   QuantizeOptions options;
   options.method = settings.method;
+  options.effort = settings.effort;
   options.windows = windows ? &*windows : nullptr;
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
@@ -305,6 +424,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   };
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
+  if (finite != nullptr) NoteReplaced(stored, *finite, &report, &console);
   report.totals.bytes_out = sink->TotalBytes();
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));

@@ -216,6 +216,21 @@ std::string KnownFamilies() {
   return out;
 }
 
+// What chooses types in a model of no known family. Nothing is run by it, so what is wrong or
+// differs from layer to layer is passed over.
+void FillWhatIsKnown(const ArchKeys& keys, ModelConfig* config) {
+  constexpr int64_t kMax = limits::kDimension;
+  const auto count = [&](std::string_view suffix, int64_t max, int64_t* out) {
+    const Status ignored = keys.Count(suffix, false, max, out);
+    static_cast<void>(ignored);
+  };
+  count("block_count", limits::kLayers, &config->layers);
+  count("attention.head_count", kMax, &config->heads);
+  config->kv_heads = config->heads;
+  count("attention.head_count_kv", kMax, &config->kv_heads);
+  count("expert_count", kMax, &config->experts);
+}
+
 Error UnknownFamily(std::string text) {
   return Error(ErrorCode::kUnknownFamily, std::move(text))
       .Hint("known architectures: " + KnownFamilies());
@@ -243,10 +258,11 @@ Status ReadGgufConfig(const std::vector<GgufFile>& files, ModelConfig* config) {
     return Error(ErrorCode::kConfigMissing, "the metadata have no key \"general.architecture\"");
   }
   const Family* family = FindFamilyByGguf(config->architecture);
+  const ArchKeys keys(file, config->architecture);
+  if (family == nullptr || !keys.Off("expert_count")) FillWhatIsKnown(keys, config);
   if (family == nullptr) {
     return UnknownFamily(fmt::format("the architecture \"{}\" is not known", config->architecture));
   }
-  const ArchKeys keys(file, config->architecture);
   if (!keys.Off("expert_count")) {
     return UnknownFamily(fmt::format("\"{}\" with experts is not known", config->architecture));
   }

@@ -42,7 +42,7 @@ class GgufSource : public TensorSource {
     const TensorInfo& info = listing_.tensors[index];
     const Stored& stored = listing_.stored[index];
     const ReadFile& file = files_[stored.file].file();
-    *out = EncodedTensor::Allocate(info.encoding, count, info.cols());
+    out->Resize(info.encoding, count, info.cols());
     const auto read = [&](uint64_t offset, void* to, uint64_t bytes) {
       return file.ReadAt(info.offset + offset, to, bytes);  // inside the file, as Open proved
     };

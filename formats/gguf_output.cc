@@ -5,9 +5,14 @@
 namespace pennyweight {
 
 Result<std::unique_ptr<GgufOutput>> GgufOutput::Create(const std::string& path, GgufHeader header,
-                                                       bool force, Journal* journal) {
+                                                       bool force, Journal* journal, bool measure) {
   PW_TRY(header.Finish());
   std::unique_ptr<GgufOutput> out(new GgufOutput(path, std::move(header)));
+  out->measure_ = measure;
+  if (measure) {
+    out->file_ = OutputFile::Measure(out->header_.file_bytes());
+    return out;
+  }
   PW_ASSIGN(out->file_, OutputFile::Create(path, out->header_.file_bytes(), force, journal));
   return out;
 }
@@ -32,6 +37,7 @@ Status GgufOutput::Seal() {
   PW_TRY(file_->Write(0, header_.bytes().data(), header_.bytes().size()));
   Status same = file_->Seal();
   if (!same.ok()) return WithTensor(std::move(same).TakeError());
+  if (measure_) return OkStatus();
   PW_TRY(CheckList());
   sealed_ = true;
   return OkStatus();

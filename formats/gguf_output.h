@@ -14,10 +14,11 @@ namespace pennyweight {
 
 class GgufOutput {
  public:
-  // Finishes `header` and reserves the file's bytes. `journal` may be null. Errors: those of
-  // GgufHeader::Finish and OutputFile::Create.
+  // Finishes `header` and reserves the file's bytes. `journal` may be null. With `measure` no file
+  // is made (SinkOptions::measure). Errors: those of GgufHeader::Finish and OutputFile::Create.
   static Result<std::unique_ptr<GgufOutput>> Create(const std::string& path, GgufHeader header,
-                                                    bool force, Journal* journal);
+                                                    bool force, Journal* journal,
+                                                    bool measure = false);
 
   // Finished: tensors() have absolute offsets.
   const GgufHeader& header() const { return header_; }
@@ -43,6 +44,7 @@ class GgufOutput {
   std::string path_;
   GgufHeader header_;
   std::unique_ptr<OutputFile> file_;
+  bool measure_ = false;
   bool sealed_ = false;
 };
 

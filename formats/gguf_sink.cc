@@ -42,7 +42,7 @@ class GgufSink : public TensorSink {
     PW_TRY(AddMetadata());
     PW_TRY(PlaceTensors());
     PW_ASSIGN(file_, GgufOutput::Create(options_.path, std::move(header_), options_.force,
-                                        options_.journal));
+                                        options_.journal, options_.measure));
     if (rope_freqs_.empty()) return OkStatus();
     return file_->Write(0, 0, rope_freqs_.data(), rope_freqs_.size() * sizeof(float));
   }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "formats/json_fields.h"
@@ -160,6 +161,9 @@ void FillWhatIsKnown(const Json& json, ModelConfig* config) {
   config->head_dim = IntegerOrZero(json, "head_dim");
   config->vocab_size = IntegerOrZero(json, "vocab_size");
   config->context_length = IntegerOrZero(json, "max_position_embeddings");
+  for (const char* key : {"num_local_experts", "num_experts", "n_routed_experts"}) {
+    config->experts = std::max(config->experts, IntegerOrZero(json, key));
+  }
   const Json* tied = json.Find("tie_word_embeddings");
   config->tie_embeddings = tied != nullptr && tied->AsBool().value_or(false);
 }

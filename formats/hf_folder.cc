@@ -15,6 +15,12 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
   folder->model_ = options.model;
   folder->weights_only_ = options.weights_only;
   folder->as_stored_ = options.as_stored;
+  folder->measure_ = options.measure;
+  if (options.measure) {
+    PW_ASSIGN(folder->shards_, ShardWriter::InDirectory("", options.shard_bytes, parts,
+                                                        options.provenance, nullptr, true));
+    return folder;
+  }
   Journal* const journal = options.journal;
   if (journal == nullptr) {
     PW_ASSIGN(folder->directory_, AtomicDirectory::Create(options.path, options.force));
@@ -31,10 +37,19 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
 
 void HfFolder::Keep() {
   shards_->Keep();
-  directory_->Keep();
+  if (directory_ != nullptr) directory_->Keep();
+}
+
+Status HfFolder::Commit() {
+  if (directory_ != nullptr) return directory_->Commit();
+  return Error(ErrorCode::kUsage, "only sizes were asked for: there is nothing to commit");
 }
 
 Status HfFolder::AddFile(const std::string& name, const std::string& contents) {
+  if (measure_) {
+    total_bytes_ += contents.size();
+    return OkStatus();
+  }
   PW_TRY(directory_->WriteFile(name, contents));
   const std::string path = JoinPath(directory_->temp_path(), name);
   PW_ASSIGN(const std::string read, ReadWholeFile(path, limits::kJsonFileBytes));
@@ -62,7 +77,7 @@ Result<std::string> HfFolder::ConfigText(const ConfigChanges& changes) const {
 Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes) {
   PW_ASSIGN(const std::string config, ConfigText(changes));
   PW_TRY(shards_->Seal());
-  PW_TRY(shards_->Commit());
+  if (!measure_) PW_TRY(shards_->Commit());
   total_bytes_ = shards_->TotalBytes();
   const std::string index = shards_->Index();
   if (!index.empty()) PW_TRY(AddFile("model.safetensors.index.json", index));
@@ -81,6 +96,7 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
     }
   }
   if (!config.empty()) PW_TRY(AddFile("config.json", config));
+  if (measure_) return OkStatus();
   PW_ASSIGN(const Model reopened, as_stored_ ? OpenStored(directory_->temp_path())
                                              : OpenHuggingFace(directory_->temp_path()));
   return CompareListing(announced, reopened.source->tensors());

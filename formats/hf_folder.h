@@ -27,7 +27,7 @@ class HfFolder {
   // with the ordinary reader and compares its list with `announced`.
   // Errors: those of ShardWriter::Seal and OutputConfig, kVerifyFailed.
   Status Seal(const std::vector<OutputTensor>& announced, const ConfigChanges& changes);
-  Status Commit() { return directory_->Commit(); }
+  Status Commit();
   // The temporary folder stays for a later run.
   void Keep();
 
@@ -44,6 +44,7 @@ class HfFolder {
   const Model* model_ = nullptr;
   bool weights_only_ = false;
   bool as_stored_ = false;
+  bool measure_ = false;  // neither directory_ nor files
   // The shards are files inside the folder: they are destroyed before it.
   std::unique_ptr<AtomicDirectory> directory_;
   std::unique_ptr<ShardWriter> shards_;

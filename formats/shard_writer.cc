@@ -77,15 +77,20 @@ Status ShardWriter::AddFile(const std::string& path, const std::string& name, bo
   File file;
   file.name = name;
   PW_ASSIGN(file.layout, LayOutSafetensors(stored, metadata));
-  PW_ASSIGN(file.file, OutputFile::Create(path, file.layout.file_bytes, force, journal));
+  if (measure_) {
+    file.file = OutputFile::Measure(file.layout.file_bytes);
+  } else {
+    PW_ASSIGN(file.file, OutputFile::Create(path, file.layout.file_bytes, force, journal));
+  }
   files_.push_back(std::move(file));
   return OkStatus();
 }
 
 Result<std::unique_ptr<ShardWriter>> ShardWriter::OneFile(
     const std::string& path, bool force, const std::vector<TensorPart>& parts,
-    const std::map<std::string, std::string>& metadata, Journal* journal) {
+    const std::map<std::string, std::string>& metadata, Journal* journal, bool measure) {
   std::unique_ptr<ShardWriter> writer(new ShardWriter());
+  writer->measure_ = measure;
   writer->parts_ = parts;
   writer->places_.resize(parts.size());
   std::vector<size_t> all(parts.size());
@@ -96,8 +101,9 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::OneFile(
 
 Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
     const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
-    const std::map<std::string, std::string>& metadata, Journal* journal) {
+    const std::map<std::string, std::string>& metadata, Journal* journal, bool measure) {
   std::unique_ptr<ShardWriter> writer(new ShardWriter());
+  writer->measure_ = measure;
   writer->parts_ = parts;
   writer->places_.resize(parts.size());
   PW_ASSIGN(const auto shards, ChooseShards(parts, shard_bytes));

@@ -24,18 +24,19 @@ struct TensorPart {
 
 class ShardWriter {
  public:
-  // One file at `path` that replaces an existing one only with `force`. `journal` may be null.
+  // One file at `path` that replaces an existing one only with `force`. `journal` may be null. With
+  // `measure` no file is made (SinkOptions::measure).
   // Errors: those of LayOutSafetensors and OutputFile::Create.
   static Result<std::unique_ptr<ShardWriter>> OneFile(
       const std::string& path, bool force, const std::vector<TensorPart>& parts,
-      const std::map<std::string, std::string>& metadata, Journal* journal);
+      const std::map<std::string, std::string>& metadata, Journal* journal, bool measure = false);
 
   // Files inside `directory`: model.safetensors, or model-00001-of-0000N.safetensors. A shard is
   // closed before it passes `shard_bytes` of tensors; a tensor larger than that has one of its own.
   // Errors also: kLimit when more files would have to be open at once than the system lets.
   static Result<std::unique_ptr<ShardWriter>> InDirectory(
       const std::string& directory, uint64_t shard_bytes, const std::vector<TensorPart>& parts,
-      const std::map<std::string, std::string>& metadata, Journal* journal);
+      const std::map<std::string, std::string>& metadata, Journal* journal, bool measure = false);
 
   // Bytes [offset, offset + bytes) of part `part`. Thread-safe.
   Status Write(size_t part, uint64_t offset, const void* from, uint64_t bytes);
@@ -75,6 +76,7 @@ class ShardWriter {
                  const std::vector<size_t>& members,
                  const std::map<std::string, std::string>& metadata, Journal* journal);
 
+  bool measure_ = false;
   std::vector<TensorPart> parts_;
   std::vector<Place> places_;  // by part
   std::vector<File> files_;

@@ -29,6 +29,9 @@ struct SinkOptions {
   // The model is of OpenStored: config.json is copied byte by byte, and the finished output is
   // opened again in the same way.
   bool as_stored = false;
+  // Only sizes are wanted: no file or folder is made, Write does nothing, Commit is an error.
+  // OutputName, OutputBytes and, after Seal, TotalBytes are those of the real output.
+  bool measure = false;
   // Of this output; null: the run cannot be resumed.
   Journal* journal = nullptr;
 };

@@ -28,8 +28,7 @@ constexpr std::array<DTypeRow, 22> kRows = {{
 }};
 static_assert(kRows.size() == static_cast<size_t>(DType::kU64) + 1);
 
-// The conversions compute every case and select by mask: branches would keep the compiler from
-// turning array loops into vectors.
+// The conversions compute every case and select by mask, as the vectors of lib/dtype_kernels.cc do.
 inline uint32_t Select(bool condition, uint32_t yes, uint32_t no) {
   const uint32_t mask = 0u - static_cast<uint32_t>(condition);
   return (yes & mask) | (no & ~mask);
@@ -44,8 +43,9 @@ inline uint32_t WidenF16(uint32_t h) {
   // The exponent bias goes from 15 to 127; Inf and NaN need the same step once more.
   const uint32_t normal = (magnitude << 13) + (112u << 23);
   const uint32_t special = (magnitude << 13) + (224u << 23);
+  const uint32_t quiet = Select(magnitude > 0x7c00u, 0x00400000u, 0u);
   const uint32_t finite = Select(magnitude < 0x0400u, subnormal, normal);
-  return Select(magnitude >= 0x7c00u, special, finite) | sign;
+  return Select(magnitude >= 0x7c00u, special, finite) | quiet | sign;
 }
 
 inline uint32_t NarrowF16(uint32_t bits) {
@@ -68,19 +68,6 @@ inline uint32_t NarrowBF16(uint32_t bits) {
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const uint32_t nan = (bits >> 16) | 0x40u;
   return Select((bits & 0x7fffffffu) > 0x7f800000u, nan, rounded);
-}
-
-// Applies Convert to every element; In and Out are unsigned words, neither side need be aligned.
-template <class In, class Out, class Convert>
-void ConvertArray(const void* from, void* to, size_t count, const Convert& convert) {
-  const auto* in = static_cast<const unsigned char*>(from);
-  auto* out = static_cast<unsigned char*>(to);
-  for (size_t i = 0; i < count; ++i) {
-    In word;
-    std::memcpy(&word, in + i * sizeof(In), sizeof(In));
-    const Out result = static_cast<Out>(convert(word));
-    std::memcpy(out + i * sizeof(Out), &result, sizeof(Out));
-  }
 }
 
 }  // namespace
@@ -117,10 +104,10 @@ void DecodeToFloat(DType dtype, const void* from, float* to, size_t count) {
   if (count == 0) return;
   switch (dtype) {
     case DType::kF16:
-      ConvertArray<uint16_t, uint32_t>(from, to, count, [](uint32_t h) { return WidenF16(h); });
+      WidenF16Array(from, to, count);
       return;
     case DType::kBF16:
-      ConvertArray<uint16_t, uint32_t>(from, to, count, [](uint32_t h) { return h << 16; });
+      WidenBF16Array(from, to, count);
       return;
     default:
       std::memcpy(to, from, count * sizeof(float));
@@ -132,9 +119,11 @@ void EncodeFromFloat(DType dtype, const float* from, void* to, size_t count) {
   if (count == 0) return;
   switch (dtype) {
     case DType::kF16:
-      return CastToF16(from, to, count);
+      NarrowF16Array(from, to, count);
+      return;
     case DType::kBF16:
-      return CastToBF16(from, to, count);
+      NarrowBF16Array(from, to, count);
+      return;
     default:
       std::memcpy(to, from, count * sizeof(float));
   }

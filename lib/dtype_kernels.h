@@ -1,13 +1,15 @@
-// Narrowing casts of whole arrays, the same bits as F32ToF16 and F32ToBF16 (lib/dtype.h).
+// Conversions between arrays of floats and of 16-bit floats, with the instructions of the machine;
+// bit for bit what the single-value functions of lib/dtype.h give. Private to lib/dtype.cc.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 namespace pennyweight {
 
-// from[count] and to[count * 2 bytes] need not be aligned.
-void CastToF16(const float* from, void* to, size_t count);
-void CastToBF16(const float* from, void* to, size_t count);
+// `count` elements; the 16-bit side need not be aligned. Little-endian.
+void WidenF16Array(const void* from, float* to, size_t count);
+void WidenBF16Array(const void* from, float* to, size_t count);
+void NarrowF16Array(const float* from, void* to, size_t count);
+void NarrowBF16Array(const float* from, void* to, size_t count);
 
 }  // namespace pennyweight

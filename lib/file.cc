@@ -26,8 +26,6 @@ namespace {
 
 // The kernel transfers at most this much per call (it caps at 2^31 - 4096 itself).
 constexpr uint64_t kTransferBytes = 1ull << 30;
-// Reads above this are announced, so that the disk is asked for the whole range at once.
-constexpr uint64_t kAdviseBytes = 4ull << 20;
 
 std::string Reason(int error) { return std::generic_category().message(error); }
 
@@ -276,6 +274,7 @@ Result<ReadFile> ReadFile::Open(const std::string& path) {
   }
   file.size_ = static_cast<uint64_t>(found.st_size);
   if (FileWindows::Wanted(file.size_)) file.windows_ = std::make_unique<FileWindows>(file.size_);
+  file.ahead_ = std::make_unique<ReadAhead>(file.size_);
   return file;
 }
 
@@ -283,7 +282,8 @@ ReadFile::ReadFile(ReadFile&& other) noexcept
     : path_(std::move(other.path_)),
       fd_(std::exchange(other.fd_, -1)),
       size_(std::exchange(other.size_, 0)),
-      windows_(std::move(other.windows_)) {}
+      windows_(std::move(other.windows_)),
+      ahead_(std::move(other.ahead_)) {}
 
 ReadFile& ReadFile::operator=(ReadFile&& other) noexcept {
   if (this != &other) {
@@ -292,6 +292,7 @@ ReadFile& ReadFile::operator=(ReadFile&& other) noexcept {
     fd_ = std::exchange(other.fd_, -1);
     size_ = std::exchange(other.size_, 0);
     windows_ = std::move(other.windows_);
+    ahead_ = std::move(other.ahead_);
   }
   return *this;
 }
@@ -308,9 +309,9 @@ Status ReadFile::ReadAt(uint64_t offset, void* to, uint64_t bytes) const {
         .InFile(path_)
         .At(offset);
   }
-  if (bytes > kAdviseBytes) {
-    posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(bytes), POSIX_FADV_WILLNEED);
-  }
+  ahead_->Add(offset, bytes, [&](uint64_t begin, uint64_t size) {
+    posix_fadvise(fd_, static_cast<off_t>(begin), static_cast<off_t>(size), POSIX_FADV_WILLNEED);
+  });
   PW_TRY(ReadAll(fd_, path_, offset, to, bytes));
   if (windows_ != nullptr) {
     windows_->Add(offset, bytes, [&](uint64_t begin, uint64_t size) {
@@ -424,7 +425,8 @@ Result<std::unique_ptr<AtomicFile>> AtomicFile::CreateAt(const std::string& path
   file->fd_ = open(temp_path.c_str(), O_RDWR | O_CREAT | exclusive | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (file->fd_ < 0) return WriteError("create a file beside the output", errno, path);
   file->temp_path_ = temp_path;
-  if (FileWindows::Wanted(size)) file->windows_ = std::make_unique<FileWindows>(size);
+  if (size >= FileWindows::kWriteBehind) file->windows_ = std::make_unique<FileWindows>(size);
+  file->drops_ = FileWindows::Wanted(size);
   PW_TRY(Reserve(file->fd_, size, path));
   return file;
 }
@@ -437,11 +439,11 @@ AtomicFile::~AtomicFile() {
 Status AtomicFile::WriteAt(uint64_t offset, const void* from, uint64_t bytes) {
   PW_TRY(WriteAll(fd_, path_, offset, from, bytes));
   if (windows_ != nullptr) {
-    // Written now rather than at the end; dropped at Seal, or by the system when it needs room.
+    // Written now, beside the work, rather than at the end; dropped at Seal, or by the system.
     windows_->Add(offset, bytes, [&](uint64_t begin, uint64_t size) {
       sync_file_range(fd_, static_cast<off_t>(begin), static_cast<off_t>(size),
                       SYNC_FILE_RANGE_WRITE);
-      if (begin < FileWindows::kBytes * 4) return;
+      if (!drops_ || begin < FileWindows::kBytes * 4) return;
       // What was begun some windows ago is on the disk by now, or is waited for: that bounds what
       // is dirty.
       const auto before = static_cast<off_t>(begin - FileWindows::kBytes * 4);

@@ -11,6 +11,7 @@
 namespace pennyweight {
 
 class FileWindows;
+class ReadAhead;
 
 // A regular file opened for reading with pread; never mapped. Movable; thread-safe once open.
 class ReadFile {
@@ -32,6 +33,7 @@ class ReadFile {
   int fd_ = -1;
   uint64_t size_ = 0;
   std::unique_ptr<FileWindows> windows_;  // of files too large to stay in the page cache
+  std::unique_ptr<ReadAhead> ahead_;
 };
 
 // The whole of a file of at most `max_bytes`. Errors: as Open, kLimit.
@@ -85,7 +87,8 @@ class AtomicFile {
   bool force_ = false;
   bool keep_ = false;
   bool committed_ = false;
-  std::unique_ptr<FileWindows> windows_;
+  bool drops_ = false;  // what is on the disk from the page cache, while writing goes on
+  std::unique_ptr<FileWindows> windows_;  // of files that go to the disk while they are made
 };
 
 // A folder built as a sibling and renamed whole.

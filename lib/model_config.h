@@ -27,6 +27,7 @@ struct ModelConfig {
   int64_t layers = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;
+  int64_t experts = 0;       // of a layer, shared ones apart; 0: dense
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
   int64_t context_length = 0;

@@ -18,14 +18,26 @@ Result<std::unique_ptr<OutputFile>> OutputFile::Create(const std::string& path, 
   return file;
 }
 
+std::unique_ptr<OutputFile> OutputFile::Measure(uint64_t bytes) {
+  std::unique_ptr<OutputFile> file(new OutputFile());
+  file->bytes_ = bytes;
+  return file;
+}
+
 Status OutputFile::Write(uint64_t offset, const void* from, uint64_t bytes) {
-  if (bytes == 0) return OkStatus();
+  if (bytes == 0 || file_ == nullptr) return OkStatus();
   PW_TRY(file_->WriteAt(offset, from, bytes));
   const WrittenRange range = written_.Record(offset, from, bytes);
   return journal_ == nullptr ? OkStatus() : journal_->RecordRange(number_, range);
 }
 
+Status OutputFile::Commit() {
+  if (file_ != nullptr) return file_->Commit();
+  return Error(ErrorCode::kUsage, "only sizes were asked for: there is nothing to commit");
+}
+
 Status OutputFile::Seal() {
+  if (file_ == nullptr) return OkStatus();
   PW_TRY(file_->Seal());
   PW_ASSIGN(const ReadFile reopened, ReadFile::Open(file_->temp_path()));
   if (reopened.size() != bytes_) {

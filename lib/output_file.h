@@ -21,18 +21,26 @@ class OutputFile {
   static Result<std::unique_ptr<OutputFile>> Create(const std::string& path, uint64_t bytes,
                                                     bool force, Journal* journal);
 
+  // No file: what is written is passed over, and there is nothing to commit. For sizes.
+  static std::unique_ptr<OutputFile> Measure(uint64_t bytes);
+
   // Thread-safe.
   Status Write(uint64_t offset, const void* from, uint64_t bytes);
   // As WrittenRanges::Covered.
-  Status Covered(uint64_t begin, uint64_t end) const { return written_.Covered(begin, end); }
+  Status Covered(uint64_t begin, uint64_t end) const {
+    return file_ == nullptr ? OkStatus() : written_.Covered(begin, end);
+  }
   // Syncs, opens the file anew, and compares its size and every hash.
   // Errors: kVerifyFailed with the offset, kIo.
   Status Seal();
   // Renames into place. Only after a successful Seal.
-  Status Commit() { return file_->Commit(); }
+  Status Commit();
   // The temporary file stays for a later run.
-  void Keep() { file_->Keep(); }
+  void Keep() {
+    if (file_ != nullptr) file_->Keep();
+  }
 
+  // Precondition: not Measure's.
   const std::string& temp_path() const { return file_->temp_path(); }
   uint64_t bytes() const { return bytes_; }
 

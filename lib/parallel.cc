@@ -89,6 +89,11 @@ ThreadLimit::ThreadLimit(int threads)
     : control_(new tbb::global_control(tbb::global_control::max_allowed_parallelism,
                                        static_cast<size_t>(std::max(1, threads)))) {}
 
+int ThreadLimit::Active() {
+  return static_cast<int>(
+      tbb::global_control::active_value(tbb::global_control::max_allowed_parallelism));
+}
+
 ThreadLimit::~ThreadLimit() { delete static_cast<tbb::global_control*>(control_); }
 
 }  // namespace pennyweight

@@ -26,6 +26,8 @@ class ThreadLimit {
   ~ThreadLimit();
   ThreadLimit(const ThreadLimit&) = delete;
   ThreadLimit& operator=(const ThreadLimit&) = delete;
+  // The limit that holds now; without one, the processors of this machine.
+  static int Active();
 
  private:
   void* control_;

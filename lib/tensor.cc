@@ -1,9 +1,7 @@
 #include "lib/tensor.h"
 
 #include <cassert>
-#include <utility>
 
-#include "lib/aligned_buffer.h"
 #include "lib/checked.h"
 
 namespace pennyweight {
@@ -35,19 +33,6 @@ std::string ShapeToString(const Shape& shape) {
 
 namespace {
 
-// A vector of n elements, in the memory of `old` where that is enough: what a new one costs is its
-// pages, of which large ones are quicker to get.
-template <class T>
-std::vector<T> Sized(std::vector<T> old, size_t n) {
-  if (n > old.capacity()) {
-    old = std::vector<T>();
-    old.reserve(n);
-    AdviseHugePages(old.data(), n * sizeof(T));
-  }
-  old.resize(n);
-  return old;
-}
-
 void AllocateScaled(EncodedTensor* tile) {
   const ScaledSpec& spec = tile->encoding.scaled;
   const auto rows = static_cast<size_t>(tile->rows);
@@ -72,33 +57,60 @@ void AllocateCodebook(EncodedTensor* tile) {
 
 EncodedTensor EncodedTensor::Allocate(const Encoding& encoding, int64_t rows, int64_t cols) {
   EncodedTensor tile;
-  tile.Reset(encoding, rows, cols);
+  tile.Resize(encoding, rows, cols);
   return tile;
 }
 
-void EncodedTensor::Reset(const Encoding& to, int64_t row_count, int64_t col_count) {
-  assert(row_count >= 0 && col_count >= 0);
-  EncodedTensor old = std::move(*this);
-  *this = EncodedTensor();
+void EncodedTensor::Reset(const Encoding& to, int64_t new_rows, int64_t new_cols) {
+  // Emptied vectors keep their memory, and grow by zeros.
+  data.clear();
+  codes.clear();
+  scales.clear();
+  zeros.clear();
+  group_of_column.clear();
+  levels.clear();
+  nested.levels.clear();
+  nested.absmax.clear();
+  Resize(to, new_rows, new_cols);
+}
+
+void EncodedTensor::Resize(const Encoding& to, int64_t new_rows, int64_t new_cols) {
+  assert(new_rows >= 0 && new_cols >= 0);
   encoding = to;
-  rows = row_count;
-  cols = col_count;
-  const auto count = static_cast<size_t>(rows);
-  if (encoding.kind == Encoding::Kind::kScaled) return AllocateScaled(this);
-  if (encoding.kind == Encoding::Kind::kCodebook) return AllocateCodebook(this);
-  if (encoding.kind != Encoding::Kind::kInteger) {
+  rows = new_rows;
+  cols = new_cols;
+  divisor = 1;
+  first = 0;
+  nested.block = nested.first = 0;
+  nested.offset = 0;
+  const bool integer = to.kind == Encoding::Kind::kInteger;
+  const bool codebook = to.kind == Encoding::Kind::kCodebook;
+  const bool scaled = to.kind == Encoding::Kind::kScaled;
+  if (integer || codebook) data.clear();
+  if (!integer && !codebook) codes.clear();
+  if (!integer && !codebook && !scaled) scales.clear();
+  if (!integer || to.integer.symmetric) zeros.clear();
+  if (!integer || !to.integer.act_order) group_of_column.clear();
+  if (!codebook) levels.clear();
+  if (!codebook || to.codebook.nested_block == 0) {
+    nested.levels.clear();
+    nested.absmax.clear();
+  }
+  if (scaled) return AllocateScaled(this);
+  if (codebook) return AllocateCodebook(this);
+  const auto row_count = static_cast<size_t>(rows);
+  if (!integer) {
     const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
     assert(row_bytes.has_value());
-    data = Sized(std::move(old.data), count * row_bytes.value_or(0));
+    data.resize(row_count * row_bytes.value_or(0));
     return;
   }
   const IntegerSpec& spec = encoding.integer;
   assert(spec.group_size == 0 || cols % spec.group_size == 0);
-  const size_t groups = count * static_cast<size_t>(spec.Groups(cols));
-  codes = Sized(std::move(old.codes), count * static_cast<size_t>(cols));
-  scales =
-      Sized(std::move(old.scales), groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
-  if (!spec.symmetric) zeros = Sized(std::move(old.zeros), groups);
+  const size_t groups = row_count * static_cast<size_t>(spec.Groups(cols));
+  codes.resize(row_count * static_cast<size_t>(cols));
+  scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
+  if (!spec.symmetric) zeros.resize(groups);
   if (spec.act_order) group_of_column.resize(static_cast<size_t>(cols));
 }
 

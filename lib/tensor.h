@@ -71,9 +71,12 @@ struct EncodedTensor {
   // Sized for `rows` x `cols` of `encoding`, zero-filled; a codebook's tile begins with a block.
   // Precondition: cols fits the encoding.
   static EncodedTensor Allocate(const Encoding& encoding, int64_t rows, int64_t cols);
-  // The same in the memory that this tensor has, as far as it goes: what of it is kept from before
-  // is unspecified.
-  void Reset(const Encoding& to, int64_t row_count, int64_t col_count);
+
+  // The same in the memory that this tile has already: for tiles that come one after the other,
+  // because fresh pages cost more than what is done with them. Resize leaves old contents where
+  // the caller writes every byte; Reset is zero-filled. Precondition as above.
+  void Resize(const Encoding& to, int64_t new_rows, int64_t new_cols);
+  void Reset(const Encoding& to, int64_t new_rows, int64_t new_cols);
 };
 
 }  // namespace pennyweight

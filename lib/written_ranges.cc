@@ -4,11 +4,14 @@
 #include <string>
 #include <tuple>
 
+#include "lib/parallel.h"
+
 namespace pennyweight {
 namespace {
 
 // Bytes read back at a time: many small writes share one read, large ones are hashed piecewise.
 constexpr uint64_t kWindowBytes = 1u << 20;
+constexpr uint64_t kPieceBytes = 16u << 20;
 
 }  // namespace
 
@@ -73,7 +76,25 @@ Status WrittenRanges::Covered(uint64_t begin, uint64_t end) const {
 
 Status WrittenRanges::Verify(const RangeReader& read) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto& ranges = Sorted();
+  const std::vector<Range>& ranges = Sorted();
+  // Pieces of whole ranges, each of about as many bytes: one task reads one.
+  std::vector<size_t> cuts = {0};
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < ranges.size(); ++i) {
+    bytes += ranges[i].bytes;
+    if (bytes < kPieceBytes && i + 1 < ranges.size()) continue;
+    cuts.push_back(i + 1);
+    bytes = 0;
+  }
+  Context context;
+  context.threads = ThreadLimit::Active();
+  return ParallelTry(context, static_cast<int64_t>(cuts.size()) - 1, [&](int64_t piece) {
+    const auto p = static_cast<size_t>(piece);
+    return VerifyPiece(std::span(ranges).subspan(cuts[p], cuts[p + 1] - cuts[p]), read);
+  });
+}
+
+Status WrittenRanges::VerifyPiece(std::span<const Range> ranges, const RangeReader& read) {
   std::vector<uint8_t> window(kWindowBytes);
   uint64_t window_begin = 0;
   uint64_t window_bytes = 0;

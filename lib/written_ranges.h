@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "lib/file.h"
@@ -36,8 +37,9 @@ class WrittenRanges {
   // Errors: kVerifyFailed with the first offset that is missing or written twice.
   Status Covered(uint64_t begin, uint64_t end) const;
 
-  // Reads every range back and compares hashes. Errors: kVerifyFailed with the offset of a range
-  // that differs, and those of `read`.
+  // Reads every range back and compares hashes, on all threads that ThreadLimit leaves; `read` must
+  // be thread-safe. Errors: kVerifyFailed with the offset of a range that differs, and those of
+  // `read`; of the first piece of the file that fails.
   Status Verify(const RangeReader& read) const;
   // The same on a file opened anew; the error names it.
   Status VerifyFile(const ReadFile& file) const;
@@ -47,6 +49,8 @@ class WrittenRanges {
     bool restored = false;
   };
   void Add(const Range& range);
+  // Ranges in order of their offsets.
+  static Status VerifyPiece(std::span<const Range> ranges, const RangeReader& read);
   // Sorts what came since the last call, and drops what was restored and then written again.
   // Precondition: mutex_ is held.
   const std::vector<Range>& Sorted() const;

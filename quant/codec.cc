@@ -7,6 +7,7 @@
 #include "lib/dtype.h"
 #include "quant/codec_blocks.h"
 #include "quant/codec_scaled.h"
+#include "quant/decode_kernels.h"
 
 namespace pennyweight {
 namespace {
@@ -110,9 +111,12 @@ void DecodeRows(const EncodedTensor& tile, int64_t row, int64_t count, float* ou
     case Encoding::Kind::kBlock: {
       // Blocks lie along rows without gaps, so consecutive rows are one run of blocks.
       const BlockTraits& traits = TraitsOf(tile.encoding.block);
-      const BlockDecoder decode = FindBlockDecoder(tile.encoding.block);
       const int64_t per_row = cols / traits.elements;
       const uint8_t* block = tile.data.data() + row * per_row * traits.bytes;
+      if (const RunDecoder decode_run = FindRunDecoder(tile.encoding.block)) {
+        return decode_run(block, count * per_row, out);
+      }
+      const BlockDecoder decode = FindBlockDecoder(tile.encoding.block);
       for (int64_t b = 0; b < count * per_row; ++b) {
         decode(block + b * traits.bytes, out + b * traits.elements);
       }

@@ -4,7 +4,6 @@
 
 #include "lib/dtype.h"
 #include "quant/grid_types.h"
-#include "quant/row_grids.h"
 
 namespace pennyweight {
 
@@ -19,7 +18,8 @@ namespace {
 
 // In no order: each type is of one family.
 constexpr std::unique_ptr<BlockGrid> (*kBlockFamilies[])(BlockType, Effort) = {
-    MakeLegacyGrid,
+    MakeLegacyGrid,  MakeSymmetricKGrid, MakeIq4Grid,     MakeFP4Grid,
+    MakeTernaryGrid, MakeIq1Grid,        MakeAffineKGrid, MakeIq23Grid,
 };
 
 }  // namespace
@@ -36,7 +36,7 @@ std::unique_ptr<BlockGrid> MakeGrid(const Encoding& encoding, int64_t cols, Effo
   for (const auto make : kBlockFamilies) {
     if (auto grid = make(encoding.block, effort)) return grid;
   }
-  return MakeRowGridLanes(encoding);
+  return nullptr;
 }
 
 namespace {

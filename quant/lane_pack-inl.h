@@ -77,11 +77,11 @@ HWY_INLINE void MergeFields(const uint8_t* codes, int64_t next, int64_t step, in
 // columns[n][kLanes] into out[lane * stride + i], i in [0, n): bytes of packed blocks, `stride`
 // bytes from row to row.
 HWY_INLINE void TransposeBytes(const uint8_t* columns, int64_t n, uint8_t* out, int64_t stride) {
-  int64_t i = 0;
+  const int64_t whole = HWY_TARGET == HWY_SCALAR ? 0 : n / kLanes * kLanes;
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<uint8_t, kLanes> d;
   using Bytes = hn::Vec<hn::FixedTag<uint8_t, kLanes>>;
-  for (; i + kLanes <= n; i += kLanes) {
+  for (int64_t i = 0; i < whole; i += kLanes) {
     // Interleaving vector k with k + 8 four times over transposes a 16 x 16 matrix.
     Bytes a[kLanes], b[kLanes];
     for (int64_t k = 0; k < kLanes; ++k) a[k] = hn::LoadU(d, columns + (i + k) * kLanes);
@@ -98,7 +98,7 @@ HWY_INLINE void TransposeBytes(const uint8_t* columns, int64_t n, uint8_t* out, 
     for (int64_t l = 0; l < kLanes; ++l) hn::StoreU(a[l], d, out + l * stride + i);
   }
 #endif
-  for (; i < n; ++i) {
+  for (int64_t i = whole; i < n; ++i) {
     for (int64_t l = 0; l < kLanes; ++l) out[l * stride + i] = columns[i * kLanes + l];
   }
 }

@@ -4,30 +4,99 @@
 #include <cmath>
 #include <limits>
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "quant/metrics.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace pennyweight {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Element i belongs to chain i % kChains, on every instruction set.
+constexpr int64_t kChains = 8;
+
+double SumChains(const double* c) {
+  return ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
+}
+
+// sums: |W|^2, |W'|^2, |W - W'|^2, the largest |w - w'|.
+void AddImpl(const float* w, const float* w_hat, int64_t n, double* sums) {
+  const hn::CappedTag<double, kChains> d;
+  const hn::Rebind<float, decltype(d)> df;
+  const auto width = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t whole = n / kChains * kChains;
+  HWY_ALIGN double sq[kChains], sq_hat[kChains], error[kChains], largest[kChains];
+  for (int64_t chain = 0; chain < kChains; chain += width) {
+    auto sum = hn::Zero(d), sum_hat = hn::Zero(d), sum_error = hn::Zero(d), most = hn::Zero(d);
+    for (int64_t i = chain; i < whole; i += kChains) {
+      const auto a = hn::PromoteTo(d, hn::LoadU(df, w + i));
+      const auto b = hn::PromoteTo(d, hn::LoadU(df, w_hat + i));
+      const auto e = hn::Sub(a, b);
+      // Squares of floats are exact in double, so it is the same fused and not; those of e are not.
+      sum = hn::MulAdd(a, a, sum);
+      sum_hat = hn::MulAdd(b, b, sum_hat);
+      sum_error = hn::Add(sum_error, hn::Mul(e, e));
+      most = hn::Max(hn::Abs(e), most);
+    }
+    hn::Store(sum, d, sq + chain);
+    hn::Store(sum_hat, d, sq_hat + chain);
+    hn::Store(sum_error, d, error + chain);
+    hn::Store(most, d, largest + chain);
+  }
+  for (int64_t i = whole; i < n; ++i) {
+    const double a = w[i], b = w_hat[i], e = a - b;
+    const int64_t chain = i - whole;
+    sq[chain] += a * a;
+    sq_hat[chain] += b * b;
+    error[chain] += e * e;
+    largest[chain] = std::max(largest[chain], std::abs(e));
+  }
+  sums[0] = SumChains(sq);
+  sums[1] = SumChains(sq_hat);
+  sums[2] = SumChains(error);
+  sums[3] = *std::max_element(largest, largest + kChains);
+}
+
+bool AllFiniteImpl(const float* w, int64_t n) {
+  const hn::ScalableTag<float> df;
+  const hn::RebindToSigned<decltype(df)> d;
+  const auto width = static_cast<int64_t>(hn::Lanes(d));
+  const auto magnitude = hn::Set(d, 0x7fffffff);
+  auto most = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + width <= n; i += width) {
+    most = hn::Max(most, hn::And(hn::BitCast(d, hn::LoadU(df, w + i)), magnitude));
+  }
+  bool finite = hn::AllTrue(d, hn::Lt(most, hn::Set(d, 0x7f800000)));
+  for (; i < n; ++i) finite &= std::isfinite(w[i]);
+  return finite;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace pennyweight
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 namespace pennyweight {
 
+HWY_EXPORT(AddImpl);
+HWY_EXPORT(AllFiniteImpl);
+
 void WeightError::Add(const float* w, const float* w_hat, int64_t n) {
-  // Four independent chains keep the sums in fixed order and the loop fast.
-  double sq[4] = {}, sq_hat[4] = {}, dot[4] = {}, err[4] = {};
-  double max_err = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double a = w[i];
-    const double b = w_hat[i];
-    const double e = a - b;
-    const int64_t lane = i & 3;
-    sq[lane] += a * a;
-    sq_hat[lane] += b * b;
-    dot[lane] += a * b;
-    err[lane] += e * e;
-    max_err = std::max(max_err, std::abs(e));
-  }
-  sum_sq += (sq[0] + sq[1]) + (sq[2] + sq[3]);
-  sum_sq_hat += (sq_hat[0] + sq_hat[1]) + (sq_hat[2] + sq_hat[3]);
-  sum_dot += (dot[0] + dot[1]) + (dot[2] + dot[3]);
-  sum_sq_error += (err[0] + err[1]) + (err[2] + err[3]);
-  max_abs_error = std::max(max_abs_error, max_err);
+  double sums[4];
+  HWY_DYNAMIC_DISPATCH(AddImpl)(w, w_hat, n, sums);
+  sum_sq += sums[0];
+  sum_sq_hat += sums[1];
+  sum_sq_error += sums[2];
+  // |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b>.
+  sum_dot += 0.5 * (sums[0] + sums[1] - sums[2]);
+  max_abs_error = std::max(max_abs_error, sums[3]);
   count += n;
 }
+
+bool AllFinite(const float* w, int64_t n) { return HWY_DYNAMIC_DISPATCH(AllFiniteImpl)(w, n); }
 
 void WeightError::Merge(const WeightError& other) {
   sum_sq += other.sum_sq;
@@ -55,3 +124,4 @@ double WeightError::Cosine() const {
 }
 
 }  // namespace pennyweight
+#endif  // HWY_ONCE

@@ -13,13 +13,17 @@ struct WeightError {
   double max_abs_error = 0;
   int64_t count = 0;
 
+  // Sums are taken in eight interleaved chains: the same on every instruction set.
   void Add(const float* w, const float* w_hat, int64_t n);
   void Merge(const WeightError& other);
 
   // |W - W'|^2 / |W|^2; 0 when both are zero.
   double RelMse() const;
-  double SqnrDb() const;   // infinity when exact
-  double Cosine() const;   // 1 when both are zero
+  double SqnrDb() const;  // infinity when exact
+  double Cosine() const;  // 1 when both are zero
 };
+
+// Whether none of w[n] is NaN or infinite.
+bool AllFinite(const float* w, int64_t n);
 
 }  // namespace pennyweight

@@ -14,24 +14,55 @@ namespace {
 
 constexpr uint32_t Number(GgufFileType type) { return static_cast<uint32_t>(type); }
 
-// Sorted by name. A mix is here when every type that it can choose is in TypeNames.
+constexpr Mix GgufRow(std::string_view name, std::string_view base, GgufFileType type) {
+  return {name, MixStyle::kGguf, base, Number(type)};
+}
+constexpr Mix LinearsRow(std::string_view name) { return {name, MixStyle::kLinears, name, 0}; }
+
+// Sorted by name.
 constexpr Mix kMixes[] = {
-    {"int4", MixStyle::kInteger, "int4", 0},
-    {"int8", MixStyle::kInteger, "int8", 0},
-    {"q2_k", MixStyle::kGguf, "q2_k", Number(GgufFileType::kQ2_K)},
-    {"q3_k_l", MixStyle::kGguf, "q3_k", Number(GgufFileType::kQ3_K_L)},
-    {"q3_k_m", MixStyle::kGguf, "q3_k", Number(GgufFileType::kQ3_K_M)},
-    {"q3_k_s", MixStyle::kGguf, "q3_k", Number(GgufFileType::kQ3_K_S)},
-    {"q4_0", MixStyle::kGguf, "q4_0", Number(GgufFileType::kQ4_0)},
-    {"q4_1", MixStyle::kGguf, "q4_1", Number(GgufFileType::kQ4_1)},
-    {"q4_k_m", MixStyle::kGguf, "q4_k", Number(GgufFileType::kQ4_K_M)},
-    {"q4_k_s", MixStyle::kGguf, "q4_k", Number(GgufFileType::kQ4_K_S)},
-    {"q5_0", MixStyle::kGguf, "q5_0", Number(GgufFileType::kQ5_0)},
-    {"q5_1", MixStyle::kGguf, "q5_1", Number(GgufFileType::kQ5_1)},
-    {"q5_k_m", MixStyle::kGguf, "q5_k", Number(GgufFileType::kQ5_K_M)},
-    {"q5_k_s", MixStyle::kGguf, "q5_k", Number(GgufFileType::kQ5_K_S)},
-    {"q6_k", MixStyle::kGguf, "q6_k", Number(GgufFileType::kQ6_K)},
-    {"q8_0", MixStyle::kGguf, "q8_0", Number(GgufFileType::kQ8_0)},
+    LinearsRow("fp4"),
+    LinearsRow("fp8_e4m3"),
+    LinearsRow("fp8_e5m2"),
+    LinearsRow("int2"),
+    LinearsRow("int3"),
+    LinearsRow("int4"),
+    LinearsRow("int5"),
+    LinearsRow("int6"),
+    LinearsRow("int8"),
+    GgufRow("iq1_m", "iq1_m", GgufFileType::kIQ1_M),
+    GgufRow("iq1_s", "iq1_s", GgufFileType::kIQ1_S),
+    GgufRow("iq2_m", "iq2_s", GgufFileType::kIQ2_M),
+    GgufRow("iq2_s", "iq2_xs", GgufFileType::kIQ2_S),
+    GgufRow("iq2_xs", "iq2_xs", GgufFileType::kIQ2_XS),
+    GgufRow("iq2_xxs", "iq2_xxs", GgufFileType::kIQ2_XXS),
+    GgufRow("iq3_m", "iq3_s", GgufFileType::kIQ3_M),
+    GgufRow("iq3_s", "iq3_s", GgufFileType::kIQ3_S),
+    GgufRow("iq3_xs", "iq3_s", GgufFileType::kIQ3_XS),
+    GgufRow("iq3_xxs", "iq3_xxs", GgufFileType::kIQ3_XXS),
+    GgufRow("iq4_nl", "iq4_nl", GgufFileType::kIQ4_NL),
+    GgufRow("iq4_xs", "iq4_xs", GgufFileType::kIQ4_XS),
+    GgufRow("mxfp4_moe", "mxfp4", GgufFileType::kMXFP4_MoE),
+    LinearsRow("nf4"),
+    GgufRow("q1_0", "q1_0", GgufFileType::kQ1_0),
+    GgufRow("q2_0", "q2_0", GgufFileType::kQ2_0),
+    GgufRow("q2_k", "q2_k", GgufFileType::kQ2_K),
+    GgufRow("q2_k_s", "q2_k", GgufFileType::kQ2_K_S),
+    GgufRow("q3_k_l", "q3_k", GgufFileType::kQ3_K_L),
+    GgufRow("q3_k_m", "q3_k", GgufFileType::kQ3_K_M),
+    GgufRow("q3_k_s", "q3_k", GgufFileType::kQ3_K_S),
+    GgufRow("q4_0", "q4_0", GgufFileType::kQ4_0),
+    GgufRow("q4_1", "q4_1", GgufFileType::kQ4_1),
+    GgufRow("q4_k_m", "q4_k", GgufFileType::kQ4_K_M),
+    GgufRow("q4_k_s", "q4_k", GgufFileType::kQ4_K_S),
+    GgufRow("q5_0", "q5_0", GgufFileType::kQ5_0),
+    GgufRow("q5_1", "q5_1", GgufFileType::kQ5_1),
+    GgufRow("q5_k_m", "q5_k", GgufFileType::kQ5_K_M),
+    GgufRow("q5_k_s", "q5_k", GgufFileType::kQ5_K_S),
+    GgufRow("q6_k", "q6_k", GgufFileType::kQ6_K),
+    GgufRow("q8_0", "q8_0", GgufFileType::kQ8_0),
+    GgufRow("tq1_0", "tq1_0", GgufFileType::kTQ1_0),
+    GgufRow("tq2_0", "tq2_0", GgufFileType::kTQ2_0),
 };
 
 // A tensor's place in the model, and what the user's patterns say of it.
@@ -39,7 +70,8 @@ struct Entry {
   const TensorInfo* tensor = nullptr;
   Role role = Role::kOther;
   int64_t layer = -1;
-  std::string gguf_name;           // the tensor's own name where the family does not know it
+  std::string gguf_name;           // a guess, or its own, where the family does not know it
+  bool expert = false;             // holds experts of a layer, or is one of them
   std::optional<Encoding> wanted;  // first matching --tensor-type
   bool keep = false;
 };
@@ -57,8 +89,13 @@ std::vector<Entry> MakeEntries(const Family* family, std::span<const TensorInfo>
       entry.gguf_name = NameFor(place.rule->gguf, place.layer);
     } else {
       entry.role = GuessRole(tensor.name, tensor.shape.size());
-      entry.gguf_name = tensor.name;
+      entry.gguf_name = GuessGgufName(tensor.name, entry.role);
+      entry.layer = LayerOf(entry.gguf_name);
+      if (entry.gguf_name.find("ffn_gate_inp") != std::string::npos) entry.role = Role::kRouter;
     }
+    const size_t rank = tensor.shape.size();
+    entry.expert = (rank >= 3 && tensor.shape[rank - 3] > 1) ||
+                   tensor.name.find(".experts.") != std::string::npos;
     entries.push_back(std::move(entry));
   }
   return entries;
@@ -159,12 +196,25 @@ Choice Fit(const Encoding& wanted, int64_t cols) {
   return choice;
 }
 
+// "ffn_down" of "blk.7.ffn_down.weight".
+std::string_view PartName(std::string_view gguf_name) {
+  gguf_name = gguf_name.substr(0, gguf_name.rfind('.'));
+  const size_t dot = gguf_name.rfind('.');
+  return dot == std::string_view::npos ? gguf_name : gguf_name.substr(dot + 1);
+}
+
 // Decides tensor after tensor; GGUF mixes need GgufOrder.
 class Chooser {
  public:
-  Chooser(const MixOptions& options, const Mix* mix, const Encoding& base,
-          const GgufMixFacts& facts)
-      : options_(options), mix_(mix), base_(base), tied_(facts.tied), gguf_(facts) {}
+  // `style`: nullopt for one type for every matrix. `name`: of the mix, for reasons.
+  Chooser(const MixOptions& options, std::optional<MixStyle> style, std::string name,
+          const Encoding& base, const GgufMixFacts& facts)
+      : options_(options),
+        style_(style),
+        name_(std::move(name)),
+        base_(base),
+        tied_(facts.tied),
+        gguf_(facts) {}
 
   Choice Choose(const Entry& entry) {
     const TensorInfo& tensor = *entry.tensor;
@@ -173,13 +223,20 @@ class Chooser {
                        fmt::format("{} is copied as it is", tensor.encoding.Name()));
     }
     if (auto reason = NotQuantizable(entry)) return Small(entry, *reason);
-    if (auto explicit_type = ExplicitType(entry)) return Fit(*explicit_type, tensor.cols());
+    if (auto explicit_type = ExplicitType(entry)) {
+      return Because("asked for", Fit(*explicit_type, tensor.cols()));
+    }
     if (entry.keep) return LeftAlone(options_.plain, "kept as asked");
-    if (mix_ == nullptr) return Fit(base_, tensor.cols());
-    return mix_->style == MixStyle::kGguf ? ByGgufMix(entry) : ByIntegerMix(entry);
+    if (!style_) return Because("every matrix", Fit(base_, tensor.cols()));
+    return *style_ == MixStyle::kGguf ? ByGgufMix(entry) : ForLinears(entry);
   }
 
  private:
+  static Choice Because(std::string why, Choice choice) {
+    choice.why = std::move(why);
+    return choice;
+  }
+
   // A tensor that is not a weight matrix: a pattern may still choose its plain dtype.
   Choice Small(const Entry& entry, const std::string& reason) const {
     const bool is_matrix = entry.role == Role::kOther && entry.tensor->shape.size() >= 2;
@@ -198,32 +255,39 @@ class Chooser {
 
   std::optional<Encoding> ExplicitType(const Entry& entry) const {
     if (entry.role == Role::kEmbedding && options_.embedding_type) return options_.embedding_type;
-    const bool is_output = entry.role == Role::kHead || (entry.role == Role::kEmbedding && tied_);
-    if (is_output && options_.output_type) return options_.output_type;
-    return entry.wanted;
+    if (entry.role == Role::kHead && options_.output_type) return options_.output_type;
+    if (entry.wanted) return entry.wanted;
+    // An embedding that serves as head is still a tensor that a pattern may name.
+    return entry.role == Role::kEmbedding && tied_ ? options_.output_type : std::nullopt;
   }
 
   Choice ByGgufMix(const Entry& entry) {
     const int64_t cols = entry.tensor->cols();
-    return Fit(Encoding::Block(gguf_.Choose(entry.role, cols)), cols);
+    const BlockType type = gguf_.Choose(entry.gguf_name, cols, entry.expert);
+    const bool by_rule = base_.kind == Encoding::Kind::kBlock && type != base_.block;
+    std::string why = by_rule
+                          ? fmt::format("{} has a rule for {}", name_, PartName(entry.gguf_name))
+                          : fmt::format("{}", name_);
+    return Because(std::move(why), Fit(Encoding::Block(type), cols));
   }
 
-  Choice ByIntegerMix(const Entry& entry) const {
+  Choice ForLinears(const Entry& entry) const {
     const bool is_linear = IsLayerLinear(entry.role) ||
                            (entry.role == Role::kOther && entry.tensor->name.ends_with(".weight"));
     if (!is_linear) {
       return LeftAlone(options_.plain,
-                       fmt::format("{} keeps the {} plain", mix_->name, RoleName(entry.role)));
+                       fmt::format("{} keeps the {} plain", name_, RoleName(entry.role)));
     }
     if (entry.tensor->shape.size() != 2) {
-      return LeftAlone(options_.plain, fmt::format("{} takes matrices, not {}", mix_->name,
+      return LeftAlone(options_.plain, fmt::format("{} takes matrices, not {}", name_,
                                                    ShapeToString(entry.tensor->shape)));
     }
-    return Fit(base_, entry.tensor->cols());
+    return Because(name_, Fit(base_, entry.tensor->cols()));
   }
 
   const MixOptions& options_;
-  const Mix* mix_;  // nullptr: one type for every matrix
+  std::optional<MixStyle> style_;
+  std::string name_;
   Encoding base_;
   bool tied_;
   GgufMix gguf_;
@@ -231,7 +295,9 @@ class Chooser {
 
 Error UnknownType(const std::string& name) {
   std::vector<std::string> names = TypeNames();
-  for (const Mix& mix : kMixes) names.emplace_back(mix.name);
+  for (const Mix& mix : kMixes) {
+    if (IsOffered(mix)) names.emplace_back(mix.name);
+  }
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   Error error(ErrorCode::kUsage, fmt::format("there is no type or mix named \"{}\"", name));
@@ -241,19 +307,26 @@ Error UnknownType(const std::string& name) {
   return std::move(error).Hint(fmt::format("one of: {}", fmt::join(names, " ")));
 }
 
-GgufMixFacts FactsOf(const Mix* mix, const Encoding& base, const Family* family,
-                     const ModelConfig& config, const std::vector<Entry>& entries) {
+GgufMixFacts FactsOf(const MixOptions& options, const Mix* mix, const Encoding& base,
+                     const Family* family, const ModelConfig& config,
+                     const std::vector<Entry>& entries) {
   GgufMixFacts facts;
   if (mix != nullptr) facts.file_type = static_cast<GgufFileType>(mix->gguf_file_type);
   if (base.kind == Encoding::Kind::kBlock) facts.base = base.block;
+  const std::string architecture = GgufArchitecture(config, family);
   facts.is_70b = Is70B(config, family);
+  facts.falcon = architecture == "falcon";
+  facts.only_ffn_experts = architecture == "bailingmoe3";
   facts.heads_per_kv = config.kv_heads > 0 ? config.heads / config.kv_heads : 1;
+  facts.experts = config.experts;
   facts.layers = config.layers;
+  facts.importance = options.importance;
   facts.tied = true;
   for (const Entry& entry : entries) {
     facts.layers = std::max(facts.layers, entry.layer + 1);
-    if (entry.role == Role::kAttnV || entry.role == Role::kAttnQkv) ++facts.value_tensors;
-    if (entry.role == Role::kHead) facts.tied = false;
+    const GgufPart part = PartOf(entry.gguf_name);
+    if (IsValueLike(part)) ++facts.value_tensors;
+    if (part == GgufPart::kOutput) facts.tied = false;
   }
   return facts;
 }
@@ -269,20 +342,42 @@ const Mix* FindMix(std::string_view name) {
   return nullptr;
 }
 
-Result<std::vector<Choice>> ChooseTypes(const MixOptions& options, const Family* family,
+bool IsOffered(const Mix& mix) {
+  const auto base = NamedType(mix.base, IntegerSpec());
+  if (!base || !IsWritable(*base)) return false;
+  if (mix.style != MixStyle::kGguf) return true;
+  const auto types = TypesOfMix(static_cast<GgufFileType>(mix.gguf_file_type), base->block);
+  return std::all_of(types.begin(), types.end(),
+                     [](BlockType type) { return IsWritable(Encoding::Block(type)); });
+}
+
+bool NeedsImportance(const Mix& mix) {
+  const auto base = NamedType(mix.base, IntegerSpec());
+  if (mix.style != MixStyle::kGguf || !base) return false;
+  const auto file_type = static_cast<GgufFileType>(mix.gguf_file_type);
+  const auto types = TypesOfMix(file_type, base->block);
+  return std::any_of(types.begin(), types.end(),
+                     [&](BlockType type) { return NeedsImportance(type, file_type); });
+}
+
+Result<std::vector<Choice>> DecideTypes(const MixOptions& options, const Family* family,
                                         const ModelConfig& config,
                                         std::span<const TensorInfo> tensors) {
-  const Mix* mix = options.pure ? nullptr : FindMix(options.type);
   // A mix under --pure lends its base: `--type q4_k_m --pure` is q4_k throughout.
   const Mix* named = FindMix(options.type);
-  const auto base = FindType(named != nullptr ? named->base : options.type, options.integer);
+  const Mix* mix = options.pure ? nullptr : named;
+  const auto base =
+      NamedType(named != nullptr ? named->base : std::string_view(options.type), options.integer);
   if (!base) return UnknownType(options.type);
   if (base->kind == Encoding::Kind::kInteger && base->integer.group_size < 0) {
     return Error(ErrorCode::kUsage, "the group size is negative").Hint("--group-size 128");
   }
-  if (base->kind == Encoding::Kind::kInteger && !options.pure) {
-    mix = FindMix(base->integer.bits == 8 ? "int8" : "int4");  // what groups, the same tensors
-  }
+  std::optional<MixStyle> style;
+  if (mix != nullptr) style = mix->style;
+  const bool one_format =
+      base->kind == Encoding::Kind::kPlain || base->kind == Encoding::Kind::kBlock;
+  // "int4_g32" is no mix by name; what groups, the same tensors.
+  if (!one_format && !options.pure) style = MixStyle::kLinears;
   std::vector<Entry> entries = MakeEntries(family, tensors);
   PW_TRY(ApplyPatterns(options, entries));
 
@@ -292,9 +387,24 @@ Result<std::vector<Choice>> ChooseTypes(const MixOptions& options, const Family*
     names.push_back(entry.gguf_name);
     layers.push_back(entry.layer);
   }
-  Chooser chooser(options, mix, *base, FactsOf(mix, *base, family, config, entries));
+  Chooser chooser(options, style, options.type.substr(0, options.type.find("_g")), *base,
+                  FactsOf(options, mix, *base, family, config, entries));
   std::vector<Choice> choices(entries.size());
   for (const size_t i : GgufOrder(names, layers)) choices[i] = chooser.Choose(entries[i]);
+  return choices;
+}
+
+Result<std::vector<Choice>> ChooseTypes(const MixOptions& options, const Family* family,
+                                        const ModelConfig& config,
+                                        std::span<const TensorInfo> tensors) {
+  PW_ASSIGN(std::vector<Choice> choices, DecideTypes(options, family, config, tensors));
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (!choices[i].quantize || IsWritable(choices[i].encoding)) continue;
+    return Error(ErrorCode::kUnsupported,
+                 fmt::format("{} is read here but not written", choices[i].encoding.Name()))
+        .Hint(fmt::format("types that are written: {}", fmt::join(TypeNames(), ", ")))
+        .InTensor(tensors[i].name);
+  }
   return choices;
 }
 

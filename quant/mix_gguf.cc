@@ -1,7 +1,9 @@
 #include "quant/mix_gguf.h"
 
 #include <algorithm>
-#include <numeric>
+#include <array>
+
+#include "quant/mix_rules.h"
 
 namespace pennyweight {
 namespace {
@@ -9,35 +11,23 @@ namespace {
 // llama.cpp's use_more_bits: the first and last eighth, and every third layer between.
 bool MoreBits(int64_t i, int64_t n) { return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2; }
 
-// Parts of names that llama.cpp never quantizes, of the architectures it knows.
-constexpr std::string_view kNeverQuantized[] = {
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-};
-
-// Type that stands in where rows do not divide into super-blocks of 256.
+// Type that stands in where rows do not divide into the blocks of `type`.
 BlockType StandIn(BlockType type) {
   switch (type) {
+    case BlockType::kIQ1_S:
+    case BlockType::kIQ1_M:
+    case BlockType::kIQ2_XXS:
+    case BlockType::kIQ2_XS:
+    case BlockType::kIQ2_S:
+    case BlockType::kIQ3_XXS:
+    case BlockType::kIQ3_S:
+    case BlockType::kIQ4_XS:
+      return BlockType::kIQ4_NL;
+    case BlockType::kQ2_0:
     case BlockType::kQ2_K:
     case BlockType::kQ3_K:
+    case BlockType::kTQ1_0:
+    case BlockType::kTQ2_0:
       return BlockType::kQ4_0;
     case BlockType::kQ4_K:
       return BlockType::kQ5_0;
@@ -50,121 +40,109 @@ BlockType StandIn(BlockType type) {
   }
 }
 
-}  // namespace
-
-bool IsGgufQuantized(std::string_view gguf_name, const Shape& shape) {
-  const auto first = std::find_if(shape.begin(), shape.end(), [](int64_t d) { return d != 1; });
-  if (shape.end() - first < 2) return false;
-  if (!gguf_name.ends_with("weight")) return false;
-  if (gguf_name == "position_embd.weight" || gguf_name == "token_types.weight") return false;
-  return std::none_of(
-      std::begin(kNeverQuantized), std::end(kNeverQuantized),
-      [&](std::string_view part) { return gguf_name.find(part) != std::string_view::npos; });
+// The conditions that hold for tensor i of n, in rows of `cols`.
+uint32_t Holding(const GgufMixFacts& facts, int64_t i, int64_t n, int64_t cols) {
+  uint32_t bits = 0;
+  const auto set = [&](bool holds, MixCondition bit) { bits |= holds ? bit : 0u; };
+  set(facts.heads_per_kv >= 4, kGroups4);
+  set(facts.experts >= 4, kExperts4);
+  set(facts.experts == 8, kEightExperts);
+  set(facts.experts != 8, kNotEight);
+  set(facts.importance, kImportance);
+  set(!facts.importance, kNoImportance);
+  set(i < n / 8, kFirstEighth);
+  set(i < n / 16, kFirstSixteenth);
+  set(i >= n / 8 && i < 7 * n / 8, kMiddle);
+  set(MoreBits(i, n), kMore);
+  set(i < 2, kFirst2);
+  set(i < 4, kFirst4);
+  set(facts.falcon, kFalcon);
+  set(!facts.falcon, kNotFalcon);
+  set(cols % TraitsOf(facts.base).elements != 0, kRagged);
+  return bits;
 }
 
-std::vector<size_t> GgufOrder(std::span<const std::string> gguf_names,
-                              std::span<const int64_t> layers) {
-  std::vector<size_t> order(gguf_names.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    if (layers[a] != layers[b]) return layers[a] < layers[b];
-    return gguf_names[a] < gguf_names[b];
-  });
-  return order;
+// Mixes whose counters count tensors even where there are experts.
+constexpr FileSet kCountTensors =
+    In(GgufFileType::kIQ1_S, GgufFileType::kIQ1_M, GgufFileType::kIQ2_XXS, GgufFileType::kIQ2_XS,
+       GgufFileType::kIQ2_S, GgufFileType::kIQ2_M);
+
+struct Architecture {
+  std::string_view hf;
+  std::string_view gguf;
+};
+
+// Those that a rule asks for.
+constexpr Architecture kArchitectures[] = {
+    {"FalconForCausalLM", "falcon"}, {"RWForCausalLM", "falcon"},     {"LlamaForCausalLM", "llama"},
+    {"MistralForCausalLM", "llama"}, {"MixtralForCausalLM", "llama"}, {"Qwen2ForCausalLM", "qwen2"},
+    {"DeciLMForCausalLM", "deci"},   {"OlmoForCausalLM", "olmo"},     {"Jais2ForCausalLM", "jais2"},
+};
+
+}  // namespace
+
+std::string GgufArchitecture(const ModelConfig& config, const Family* family) {
+  if (family != nullptr) return std::string(family->gguf_architecture);
+  for (const Architecture& row : kArchitectures) {
+    if (config.architecture == row.hf) return std::string(row.gguf);
+  }
+  return config.architecture;  // as a GGUF file says it
 }
 
 bool Is70B(const ModelConfig& config, const Family* family) {
-  if (config.layers != 80 || family == nullptr) return false;
-  if (family->gguf_architecture == "llama") return config.heads != config.kv_heads;
-  return family->gguf_architecture == "qwen2" || family->gguf_architecture == "deci" ||
-         family->gguf_architecture == "olmo";
+  const std::string architecture = GgufArchitecture(config, family);
+  if (architecture == "jais2") return config.layers == 68;
+  if (config.layers != 80) return false;
+  if (architecture == "llama") return config.experts != 8 && config.heads != config.kv_heads;
+  return architecture == "qwen2" || architecture == "deci" || architecture == "olmo";
 }
 
-BlockType GgufMix::Choose(Role role, int64_t cols) {
-  switch (role) {
-    case Role::kHead:
-      return Head(cols);
-    case Role::kEmbedding:
-      return facts_.tied ? Head(cols) : facts_.base;
-    case Role::kAttnV:
-    case Role::kAttnQkv:
-      return Value();
-    case Role::kFfnDown:
-      return Down();
-    case Role::kAttnOutput:
-      return AttnOutput();
-    default:
-      return facts_.base;
+BlockType GgufMix::Choose(const std::string& gguf_name, int64_t cols, bool expert) {
+  if (gguf_name == last_name_) return last_;
+  last_name_ = gguf_name;
+  last_ = Decide(PartOf(gguf_name), LayerOf(gguf_name), cols, expert);
+  return last_;
+}
+
+BlockType GgufMix::Decide(GgufPart part, int64_t layer, int64_t cols, bool expert) {
+  const FileSet file = In(facts_.file_type);
+  if (part == GgufPart::kEmbedding && facts_.tied) part = GgufPart::kOutput;
+  if (facts_.file_type == GgufFileType::kMXFP4_MoE && part != GgufPart::kOutput) {
+    const bool ffn = part == GgufPart::kUp || part == GgufPart::kGate || part == GgufPart::kDown;
+    return expert && (ffn || !facts_.only_ffn_experts) ? BlockType::kMXFP4 : BlockType::kQ8_0;
   }
-}
-
-BlockType GgufMix::Head(int64_t cols) const {
-  if (facts_.base == BlockType::kQ8_0 || cols % TraitsOf(facts_.base).elements != 0) {
-    return BlockType::kQ8_0;
+  int64_t i = 0;
+  int64_t n = facts_.layers;
+  if (IsValueLike(part)) {
+    part = GgufPart::kValue;
+    i = value_++;
+    n = facts_.value_tensors;
+  } else if (part == GgufPart::kDown || part == GgufPart::kGate || part == GgufPart::kUp) {
+    i = (part == GgufPart::kDown ? down_ : part == GgufPart::kGate ? gate_ : up_)++;
+    // Shared and routed experts are several tensors of one layer.
+    if (facts_.experts > 1 && layer >= 0 && (file & kCountTensors) == 0) i = layer;
   }
-  return BlockType::kQ6_K;
-}
-
-BlockType GgufMix::Value() {
-  const int64_t i = value_++;
+  const uint32_t holding = Holding(facts_, i, n, cols);
   BlockType type = facts_.base;
-  switch (facts_.file_type) {
-    case GgufFileType::kQ2_K:
-      type = facts_.heads_per_kv >= 4 ? BlockType::kQ4_K : BlockType::kQ3_K;
-      break;
-    case GgufFileType::kQ3_K_M:
-      type = i < 2 ? BlockType::kQ5_K : BlockType::kQ4_K;
-      break;
-    case GgufFileType::kQ3_K_L:
-      type = BlockType::kQ5_K;
-      break;
-    case GgufFileType::kQ4_K_S:
-      if (i < 4) type = BlockType::kQ5_K;
-      break;
-    case GgufFileType::kQ4_K_M:
-    case GgufFileType::kQ5_K_M:
-      if (MoreBits(i, facts_.value_tensors)) type = BlockType::kQ6_K;
-      break;
-    default:
-      break;
+  for (const MixRule& rule : MixRules()) {
+    if (rule.part != part || (rule.files & file) == 0 || (rule.when & ~holding) != 0) continue;
+    type = rule.type;
+    break;
   }
-  if (facts_.is_70b && (type == BlockType::kQ3_K || type == BlockType::kQ4_K)) {
-    type = BlockType::kQ5_K;
-  }
+  const bool raised = part == GgufPart::kValue && facts_.is_70b && (file & kCountTensors) == 0;
+  if (raised && (type == BlockType::kQ3_K || type == BlockType::kQ4_K)) return BlockType::kQ5_K;
   return type;
 }
 
-BlockType GgufMix::Down() {
-  const int64_t i = down_++;
-  const int64_t n = facts_.layers;
-  switch (facts_.file_type) {
-    case GgufFileType::kQ2_K:
-      return BlockType::kQ3_K;
-    case GgufFileType::kQ3_K_M:
-      return i < n / 16 ? BlockType::kQ5_K : BlockType::kQ4_K;
-    case GgufFileType::kQ3_K_L:
-      return BlockType::kQ5_K;
-    case GgufFileType::kQ4_K_S:
-      return i < n / 8 ? BlockType::kQ5_K : facts_.base;
-    case GgufFileType::kQ4_K_M:
-    case GgufFileType::kQ5_K_M:
-      return MoreBits(i, n) ? BlockType::kQ6_K : facts_.base;
-    default:
-      return facts_.base;
+std::vector<BlockType> TypesOfMix(GgufFileType file_type, BlockType base) {
+  std::vector<BlockType> types = {base};
+  if (file_type == GgufFileType::kMXFP4_MoE) types.push_back(BlockType::kQ8_0);
+  for (const MixRule& rule : MixRules()) {
+    if ((rule.files & In(file_type)) != 0) types.push_back(rule.type);
   }
-}
-
-BlockType GgufMix::AttnOutput() const {
-  switch (facts_.file_type) {
-    case GgufFileType::kQ2_K:
-      return BlockType::kQ3_K;
-    case GgufFileType::kQ3_K_M:
-      return BlockType::kQ4_K;
-    case GgufFileType::kQ3_K_L:
-      return BlockType::kQ5_K;
-    default:
-      return facts_.base;
-  }
+  std::sort(types.begin(), types.end());
+  types.erase(std::unique(types.begin(), types.end()), types.end());
+  return types;
 }
 
 Encoding FitBlocks(BlockType wanted, int64_t cols) {
@@ -172,6 +150,22 @@ Encoding FitBlocks(BlockType wanted, int64_t cols) {
   const BlockType stand_in = StandIn(wanted);
   if (cols % TraitsOf(stand_in).elements == 0) return Encoding::Block(stand_in);
   return Encoding::Plain(DType::kF16);
+}
+
+bool NeedsImportance(BlockType type, GgufFileType file_type) {
+  switch (type) {
+    case BlockType::kIQ3_XXS:
+    case BlockType::kIQ2_XXS:
+    case BlockType::kIQ2_XS:
+    case BlockType::kIQ2_S:
+    case BlockType::kIQ1_M:
+    case BlockType::kIQ1_S:
+      return true;
+    case BlockType::kQ2_K:
+      return file_type == GgufFileType::kQ2_K_S;
+    default:
+      return false;
+  }
 }
 
 }  // namespace pennyweight

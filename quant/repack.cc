@@ -87,7 +87,7 @@ bool RepackRows(const EncodedTensor& from, BlockType to, EncodedTensor* out) {
   const int64_t groups = spec.Groups(from.cols);
   const int64_t blocks = from.cols / kBlockCols;
   const int64_t bytes = TraitsOf(to).bytes;
-  *out = EncodedTensor::Allocate(Encoding::Block(to), from.rows, from.cols);
+  out->Reset(Encoding::Block(to), from.rows, from.cols);
   std::vector<float> scales(static_cast<size_t>(groups));
   std::vector<float> want(static_cast<size_t>(from.cols)), have(want.size());
   for (int64_t r = 0; r < from.rows; ++r) {

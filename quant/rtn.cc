@@ -117,7 +117,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
     return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
                                               " columns cannot be written as " + encoding.Name());
   }
-  out->Reset(encoding, rows, cols);
+  out->Resize(encoding, rows, cols);
   if (plain) return CastRows(context, w, rows, cols, out);
 
   if (search == ScaleSearch::kMinMax && HasRowMinMax(encoding)) {

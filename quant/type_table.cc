@@ -1,100 +1,268 @@
-// The types that can be written, by the names that a user types.
-#include <algorithm>
-#include <charconv>
-#include <iterator>
+#include "quant/type_table.h"
 
-#include "quant/mix.h"
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "quant/grid.h"
 
 namespace pennyweight {
 namespace {
 
-struct TypeRow {
-  std::string_view name;
-  Encoding::Kind kind;
-  DType dtype = DType::kF32;           // kPlain
-  BlockType block = BlockType::kQ4_0;  // kBlock
-  int bits = 0;                        // kInteger
-};
+constexpr std::string_view kCast = "none: a cast has no code to choose";
+constexpr std::string_view kEach = "each error moves into the columns to its right";
+constexpr std::string_view kJoint =
+    "each error moves into the columns to its right; the columns of one code together";
+constexpr std::string_view kWide =
+    "none, rtn instead: an element's error follows its own size, and scales span other rows";
+constexpr std::string_view kAcross = "none, rtn instead: blocks run on from row to row";
 
-constexpr auto kPlain = Encoding::Kind::kPlain;
-constexpr auto kBlock = Encoding::Kind::kBlock;
-constexpr auto kInteger = Encoding::Kind::kInteger;
+constexpr uint32_t kAnyPlain = kInGguf | kInCompressedTensors | kInSafetensors;
+constexpr auto kNone = ImportanceUse::kNone;
+constexpr auto kHelps = ImportanceUse::kHelps;
+constexpr auto kNeeds = ImportanceUse::kNeeds;
 
-// Sorted by name. A block type is here when MakeGrid has a grid for it.
-constexpr TypeRow kTypes[] = {
-    {"bf16", kPlain, DType::kBF16},
-    {"f16", kPlain, DType::kF16},
-    {"f32", kPlain, DType::kF32},
-    {.name = "int4", .kind = kInteger, .bits = 4},
-    {.name = "int8", .kind = kInteger, .bits = 8},
-    {.name = "q2_k", .kind = kBlock, .block = BlockType::kQ2_K},
-    {.name = "q3_k", .kind = kBlock, .block = BlockType::kQ3_K},
-    {.name = "q4_0", .kind = kBlock, .block = BlockType::kQ4_0},
-    {.name = "q4_1", .kind = kBlock, .block = BlockType::kQ4_1},
-    {.name = "q4_k", .kind = kBlock, .block = BlockType::kQ4_K},
-    {.name = "q5_0", .kind = kBlock, .block = BlockType::kQ5_0},
-    {.name = "q5_1", .kind = kBlock, .block = BlockType::kQ5_1},
-    {.name = "q5_k", .kind = kBlock, .block = BlockType::kQ5_K},
-    {.name = "q6_k", .kind = kBlock, .block = BlockType::kQ6_K},
-    {.name = "q8_0", .kind = kBlock, .block = BlockType::kQ8_0},
-};
-
-const TypeRow* FindRow(std::string_view name) {
-  const auto* row =
-      std::lower_bound(std::begin(kTypes), std::end(kTypes), name,
-                       [](const TypeRow& r, std::string_view n) { return r.name < n; });
-  return row != std::end(kTypes) && row->name == name ? row : nullptr;
+TypeRow PlainRow(std::string_view name, DType dtype) {
+  return {name, "plain", Encoding::Plain(dtype), kNone, kCast, kAnyPlain, ""};
 }
 
-// What may follow "int4" and "int8", as Encoding::Name prints it: "_channel" or "_gN", then
-// optionally "_asym". nullopt when it is anything else.
-std::optional<IntegerSpec> ParseSuffix(std::string_view suffix, IntegerSpec spec) {
+TypeRow BlockRow(BlockType type, std::string_view group, ImportanceUse importance,
+                 std::string_view feedback) {
+  return {TraitsOf(type).name, group, Encoding::Block(type), importance, feedback, kInGguf, ""};
+}
+
+TypeRow IntegerRow(std::string_view name, int bits) {
+  IntegerSpec spec;
+  spec.bits = bits;
+  spec.group_size = 128;
+  return {name,
+          "integer",
+          Encoding::Integer(spec),
+          kHelps,
+          kEach,
+          kInCompressedTensors,
+          "_gN or _channel, then _asym"};
+}
+
+TypeRow ScaledRow(std::string_view name, DType element) {
+  ScaledSpec spec;
+  spec.element = element;
+  spec.block_rows = 1;
+  return {name,
+          "float",
+          Encoding::Scaled(spec),
+          kHelps,
+          kWide,
+          kInCompressedTensors | kInFp8,
+          "_tensor, _channel or _b128x128"};
+}
+
+TypeRow CodebookRow(std::string_view name, CodebookSpec::Book book) {
+  CodebookSpec spec;
+  spec.book = book;
+  return {name, "codebook", Encoding::Codebook(spec), kHelps, kAcross, kInBnb, "_bN"};
+}
+
+std::vector<TypeRow> MakeRows() {
+  using B = BlockType;
+  std::vector<TypeRow> rows = {
+      PlainRow("f32", DType::kF32),
+      PlainRow("f16", DType::kF16),
+      PlainRow("bf16", DType::kBF16),
+      BlockRow(B::kQ4_0, "legacy", kHelps, kEach),
+      BlockRow(B::kQ4_1, "legacy", kHelps, kEach),
+      BlockRow(B::kQ5_0, "legacy", kHelps, kEach),
+      BlockRow(B::kQ5_1, "legacy", kHelps, kEach),
+      BlockRow(B::kQ8_0, "legacy", kHelps, kEach),
+      BlockRow(B::kQ2_K, "k-quant", kHelps, kEach),
+      BlockRow(B::kQ3_K, "k-quant", kHelps, kEach),
+      BlockRow(B::kQ4_K, "k-quant", kHelps, kEach),
+      BlockRow(B::kQ5_K, "k-quant", kHelps, kEach),
+      BlockRow(B::kQ6_K, "k-quant", kHelps, kEach),
+      BlockRow(B::kIQ4_NL, "i-quant", kHelps, kEach),
+      BlockRow(B::kIQ4_XS, "i-quant", kHelps, kEach),
+      BlockRow(B::kIQ3_S, "i-quant", kHelps, kJoint),
+      BlockRow(B::kIQ3_XXS, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kIQ2_S, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kIQ2_XS, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kIQ2_XXS, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kIQ1_M, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kIQ1_S, "i-quant", kNeeds, kJoint),
+      BlockRow(B::kTQ1_0, "ternary", kHelps, kEach),
+      BlockRow(B::kTQ2_0, "ternary", kHelps, kEach),
+      BlockRow(B::kQ1_0, "ternary", kHelps, kEach),
+      BlockRow(B::kQ2_0, "ternary", kHelps, kEach),
+      BlockRow(B::kMXFP4, "float", kHelps, kEach),
+      BlockRow(B::kNVFP4, "float", kHelps, kEach),
+      IntegerRow("int2", 2),
+      IntegerRow("int3", 3),
+      IntegerRow("int4", 4),
+      IntegerRow("int5", 5),
+      IntegerRow("int6", 6),
+      IntegerRow("int8", 8),
+      ScaledRow("fp8_e4m3", DType::kF8E4M3),
+      ScaledRow("fp8_e5m2", DType::kF8E5M2),
+      CodebookRow("nf4", CodebookSpec::Book::kNf4),
+      CodebookRow("fp4", CodebookSpec::Book::kFp4),
+  };
+  std::sort(rows.begin(), rows.end(),
+            [](const TypeRow& a, const TypeRow& b) { return a.name < b.name; });
+  return rows;
+}
+
+// A number at the front of `text`, which loses it; nullopt when there is none above 0.
+std::optional<int64_t> TakeNumber(std::string_view* text) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), number);
+  if (error != std::errc() || number <= 0) return std::nullopt;
+  text->remove_prefix(static_cast<size_t>(end - text->data()));
+  return number;
+}
+
+// What may follow "int4", as Encoding::Name prints it: "_channel" or "_gN", then optionally
+// "_asym". nullopt when it is anything else.
+std::optional<Encoding> WithIntegerSuffix(std::string_view suffix, IntegerSpec spec) {
   if (suffix.starts_with("_channel")) {
     spec.group_size = 0;
     suffix.remove_prefix(8);
   } else if (suffix.starts_with("_g")) {
     suffix.remove_prefix(2);
-    int64_t group = 0;
-    const auto [end, error] = std::from_chars(suffix.data(), suffix.data() + suffix.size(), group);
-    if (error != std::errc() || group <= 0) return std::nullopt;
-    spec.group_size = group;
-    suffix.remove_prefix(static_cast<size_t>(end - suffix.data()));
+    const auto group = TakeNumber(&suffix);
+    if (!group) return std::nullopt;
+    spec.group_size = *group;
   } else {
     return std::nullopt;
   }
   spec.symmetric = suffix.empty();
   if (!suffix.empty() && suffix != "_asym") return std::nullopt;
-  return spec;
+  return Encoding::Integer(spec);
 }
+
+std::optional<Encoding> WithScaledSuffix(std::string_view suffix, ScaledSpec spec) {
+  spec.block_rows = suffix == "_tensor" ? 0 : 1;
+  if (suffix == "_b128x128") spec.block_rows = spec.block_cols = 128;
+  if (suffix != "_tensor" && suffix != "_channel" && suffix != "_b128x128") return std::nullopt;
+  return Encoding::Scaled(spec);
+}
+
+// bitsandbytes' blocks: powers of two from 64 to 4096.
+std::optional<Encoding> WithCodebookSuffix(std::string_view suffix, CodebookSpec spec) {
+  if (!suffix.starts_with("_b")) return std::nullopt;
+  suffix.remove_prefix(2);
+  const auto block = TakeNumber(&suffix);
+  if (!block || !suffix.empty() || *block < 64 || *block > 4096 || (*block & (*block - 1)) != 0) {
+    return std::nullopt;
+  }
+  spec.block = *block;
+  return Encoding::Codebook(spec);
+}
+
+constexpr std::array<TypeLayoutName, 5> kLayouts = {{
+    {kInGguf, "gguf", "one file for llama.cpp and its family"},
+    {kInCompressedTensors, "compressed-tensors", "a folder for vLLM and transformers"},
+    {kInSafetensors, "safetensors", "plain tensors: one file, or a folder with shards"},
+    {kInFp8, "fp8", "a folder in Hugging Face's own FP8 form"},
+    {kInBnb, "bnb", "a folder for bitsandbytes in transformers"},
+}};
 
 }  // namespace
 
-std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integer) {
-  const size_t stem = name.starts_with("int") ? name.find('_') : std::string_view::npos;
-  const TypeRow* row = FindRow(name.substr(0, stem));
-  if (row == nullptr) return std::nullopt;
-  switch (row->kind) {
+std::string_view ImportanceUseName(ImportanceUse use) {
+  switch (use) {
+    case ImportanceUse::kNone:
+      return "none";
+    case ImportanceUse::kHelps:
+      return "helps";
+    case ImportanceUse::kNeeds:
+      return "needs";
+  }
+  return "none";
+}
+
+std::span<const TypeLayoutName> TypeLayouts() { return kLayouts; }
+
+int64_t TypeRow::block() const {
+  switch (encoding.kind) {
     case Encoding::Kind::kPlain:
-      return Encoding::Plain(row->dtype);
+      return 1;
     case Encoding::Kind::kBlock:
-      return Encoding::Block(row->block);
+      return TraitsOf(encoding.block).elements;
+    case Encoding::Kind::kInteger:
+      return encoding.integer.group_size;
+    case Encoding::Kind::kScaled:
+      return encoding.scaled.block_cols;
+    case Encoding::Kind::kCodebook:
+      return encoding.codebook.block;
+  }
+  return 1;
+}
+
+std::span<const TypeRow> TypeRows() {
+  static const std::vector<TypeRow> rows = MakeRows();
+  return rows;
+}
+
+const TypeRow* FindTypeRow(std::string_view name) {
+  const std::span<const TypeRow> rows = TypeRows();
+  const auto row =
+      std::lower_bound(rows.begin(), rows.end(), name,
+                       [](const TypeRow& r, std::string_view n) { return r.name < n; });
+  return row != rows.end() && row->name == name ? &*row : nullptr;
+}
+
+std::optional<Encoding> NamedType(std::string_view name, const IntegerSpec& integer) {
+  // The longest row name that `name` begins with: "fp8_e4m3_tensor" is of "fp8_e4m3".
+  const TypeRow* row = nullptr;
+  for (const TypeRow& candidate : TypeRows()) {
+    const std::string_view own = candidate.name;
+    const bool fits = name == own || (!candidate.suffixes.empty() && name.starts_with(own) &&
+                                      name[own.size()] == '_');
+    if (fits && (row == nullptr || own.size() > row->name.size())) row = &candidate;
+  }
+  if (row == nullptr) return std::nullopt;
+  const std::string_view suffix = name.substr(row->name.size());
+  if (row->encoding.kind == Encoding::Kind::kInteger) {
+    IntegerSpec spec = integer;
+    spec.bits = row->encoding.integer.bits;
+    return suffix.empty() ? Encoding::Integer(spec) : WithIntegerSuffix(suffix, spec);
+  }
+  if (suffix.empty()) return row->encoding;
+  if (row->encoding.kind == Encoding::Kind::kScaled) {
+    return WithScaledSuffix(suffix, row->encoding.scaled);
+  }
+  return WithCodebookSuffix(suffix, row->encoding.codebook);
+}
+
+std::optional<Encoding> FindType(std::string_view name, const IntegerSpec& integer) {
+  const auto type = NamedType(name, integer);
+  return type && IsWritable(*type) ? type : std::nullopt;
+}
+
+bool IsWritable(const Encoding& encoding) {
+  switch (encoding.kind) {
+    case Encoding::Kind::kPlain:
+      return IsFloatDType(encoding.dtype);
+    case Encoding::Kind::kInteger: {
+      // A group size that is no size is for ChooseTypes to refuse, by its own name.
+      const int64_t group = encoding.integer.group_size;
+      Encoding tried = encoding;
+      tried.integer.group_size = std::clamp<int64_t>(group, 0, 256);
+      return MakeGrid(tried, group > 0 ? tried.integer.group_size : 256) != nullptr;
+    }
+    case Encoding::Kind::kBlock:
+      return MakeGrid(encoding, TraitsOf(encoding.block).elements) != nullptr;
     case Encoding::Kind::kScaled:
     case Encoding::Kind::kCodebook:
-      return std::nullopt;  // no row has these: they are read, not written
-    case Encoding::Kind::kInteger:
-      break;
+      return MakeGrid(encoding, 4096) != nullptr;
   }
-  IntegerSpec spec = integer;
-  spec.bits = row->bits;
-  if (stem == std::string_view::npos) return Encoding::Integer(spec);
-  const auto parsed = ParseSuffix(name.substr(stem), spec);
-  if (!parsed) return std::nullopt;
-  return Encoding::Integer(*parsed);
+  return false;
 }
 
 std::vector<std::string> TypeNames() {
   std::vector<std::string> names;
-  for (const TypeRow& row : kTypes) names.emplace_back(row.name);
+  for (const TypeRow& row : TypeRows()) {
+    if (IsWritable(row.encoding)) names.emplace_back(row.name);
+  }
   return names;
 }
 

@@ -2,6 +2,7 @@
 # Makes docs/quality.md: what each method costs a model, as KL divergence to the original on text
 # that nothing was fitted to. Models and texts are those beside the checkout (../shared); takes
 # about twenty minutes. Usage: scripts/quality.sh [MODEL...] >docs/quality.md
+# The section on single matrices is appended by tests/bench/quality_table.sh errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pennyweight=${PENNYWEIGHT:-build/release/pennyweight}

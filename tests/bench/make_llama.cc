@@ -1,11 +1,11 @@
 // Writes a Llama of any shape with random weights as a Hugging Face folder, for measuring memory
 // and speed: make_llama OUT_DIR TOKENIZER_DIR hidden=768 ffn=2048 layers=34 heads=12 kv_heads=4
-// vocab=64000 context=512 dtype=bf16 seed=1. Weights are N(0, 0.02^2) times a log-normal scale per
-// column, so that channels differ as they do in trained models.
+// vocab=64000 context=512 dtype=bf16 seed=1 tails=0. Weights are N(0, 0.02^2) times a log-normal
+// scale per column, so that channels differ as they do in trained models; with tails=1 rows differ
+// too, and one weight in 4096 is an outlier of 10 to 30 standard deviations.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -13,6 +13,9 @@
 #include <string>
 #include <vector>
 
+#include "lib/dtype.h"
+
+namespace pennyweight {
 namespace {
 
 namespace fs = std::filesystem;
@@ -23,9 +26,9 @@ struct Tensor {
 };
 
 struct Options {
-  std::map<std::string, int64_t> number = {{"hidden", 768}, {"ffn", 2048},   {"layers", 34},
-                                           {"heads", 12},   {"kv_heads", 4}, {"vocab", 64000},
-                                           {"context", 512}, {"seed", 1}};
+  std::map<std::string, int64_t> number = {{"hidden", 768},  {"ffn", 2048},   {"layers", 34},
+                                           {"heads", 12},    {"kv_heads", 4}, {"vocab", 64000},
+                                           {"context", 512}, {"seed", 1},     {"tails", 0}};
   std::string dtype = "bf16";
 };
 
@@ -43,7 +46,7 @@ bool Parse(int argc, char** argv, Options* options) {
       return false;
     }
   }
-  return options->dtype == "bf16" || options->dtype == "f32";
+  return options->dtype == "bf16" || options->dtype == "f16" || options->dtype == "f32";
 }
 
 std::vector<Tensor> Tensors(const Options& options) {
@@ -81,17 +84,26 @@ void WriteConfig(const fs::path& dir, const Options& options) {
       << ",\n  \"max_position_embeddings\": " << n.at("context")
       << ",\n  \"rms_norm_eps\": 1e-05,\n  \"rope_theta\": 10000.0,\n  \"rope_scaling\": null,\n"
       << "  \"tie_word_embeddings\": false,\n  \"torch_dtype\": \""
-      << (options.dtype == "bf16" ? "bfloat16" : "float32") << "\"\n}\n";
+      << (options.dtype == "bf16"  ? "bfloat16"
+          : options.dtype == "f16" ? "float16"
+                                   : "float32")
+      << "\"\n}\n";
+}
+
+DType DTypeOf(const Options& options) {
+  return options.dtype == "bf16"  ? DType::kBF16
+         : options.dtype == "f16" ? DType::kF16
+                                  : DType::kF32;
 }
 
 std::string Header(const Options& options, const std::vector<Tensor>& tensors) {
-  const bool bf16 = options.dtype == "bf16";
+  const DType dtype = DTypeOf(options);
   std::string text = "{\"__metadata__\":{\"format\":\"pt\"}";
   uint64_t offset = 0;
   for (const Tensor& t : tensors) {
     const uint64_t elements = static_cast<uint64_t>(t.rows * (t.cols == 0 ? 1 : t.cols));
-    const uint64_t end = offset + elements * (bf16 ? 2 : 4);
-    text += ",\"" + t.name + "\":{\"dtype\":\"" + (bf16 ? "BF16" : "F32") + "\",\"shape\":[" +
+    const uint64_t end = offset + elements * static_cast<uint64_t>(DTypeBits(dtype) / 8);
+    text += ",\"" + t.name + "\":{\"dtype\":\"" + std::string(DTypeName(dtype)) + "\",\"shape\":[" +
             std::to_string(t.rows) + (t.cols == 0 ? "" : "," + std::to_string(t.cols)) +
             "],\"data_offsets\":[" + std::to_string(offset) + "," + std::to_string(end) + "]}";
     offset = end;
@@ -101,19 +113,23 @@ std::string Header(const Options& options, const std::vector<Tensor>& tensors) {
   return text;
 }
 
-void AppendValue(float value, bool bf16, std::string* out) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if (bf16) {
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-    out->append(reinterpret_cast<const char*>(&bits), 2);
-  } else {
-    out->append(reinterpret_cast<const char*>(&bits), 4);
+// One row of values; those of tails are multiplied up.
+void FillRow(const Options& options, const std::vector<float>& scale, std::mt19937_64* random,
+             std::vector<float>* row) {
+  std::normal_distribution<float> normal;
+  const bool tails = options.number.at("tails") != 0;
+  const float row_scale = tails ? std::exp(0.3f * normal(*random)) : 1.0f;
+  for (size_t c = 0; c < scale.size(); ++c) {
+    (*row)[c] = row_scale * scale[c] * normal(*random);
+    if (tails && (*random)() % 4096 == 0) {
+      const float size = static_cast<float>(10 + (*random)() % 21);
+      (*row)[c] = row_scale * scale[c] * ((*random)() % 2 == 0 ? size : -size);
+    }
   }
 }
 
 void WriteWeights(const fs::path& dir, const Options& options) {
-  const bool bf16 = options.dtype == "bf16";
+  const DType dtype = DTypeOf(options);
   const std::vector<Tensor> tensors = Tensors(options);
   std::ofstream out(dir / "model.safetensors", std::ios::binary);
   const std::string header = Header(options, tensors);
@@ -122,22 +138,27 @@ void WriteWeights(const fs::path& dir, const Options& options) {
   out << header;
   std::mt19937_64 random(static_cast<uint64_t>(options.number.at("seed")));
   std::normal_distribution<float> normal;
-  std::string row;
   for (const Tensor& t : tensors) {
-    std::vector<float> scale(static_cast<size_t>(t.cols));
+    const auto width = static_cast<size_t>(t.cols == 0 ? 1 : t.cols);
+    std::vector<float> scale(t.cols == 0 ? 0 : width);
     for (float& s : scale) s = 0.02f * std::exp(0.3f * normal(random));
+    std::vector<float> row(width);
+    std::string bytes(width * static_cast<size_t>(DTypeBits(dtype) / 8), '\0');
     for (int64_t r = 0; r < t.rows; ++r) {
-      row.clear();
-      if (t.cols == 0) AppendValue(1.0f + 0.1f * normal(random), bf16, &row);
-      for (const float s : scale) AppendValue(s * normal(random), bf16, &row);
-      out << row;
+      if (t.cols == 0) {
+        row[0] = 1.0f + 0.1f * normal(random);
+      } else {
+        FillRow(options, scale, &random, &row);
+      }
+      EncodeFromFloat(dtype, row.data(), bytes.data(), width);
+      out << bytes;
     }
   }
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int MakeLlama(int argc, char** argv) {
   Options options;
   if (argc < 3 || !Parse(argc, argv, &options)) {
     std::fprintf(stderr, "usage: make_llama OUT_DIR TOKENIZER_DIR [key=value...]\n");
@@ -156,3 +177,7 @@ int main(int argc, char** argv) {
   WriteWeights(dir, options);
   return 0;
 }
+
+}  // namespace pennyweight
+
+int main(int argc, char** argv) { return pennyweight::MakeLlama(argc, argv); }

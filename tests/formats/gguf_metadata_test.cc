@@ -126,6 +126,25 @@ TEST_CASE("optional keys and their defaults") {
   CHECK(config.rope_scaling.factor == 2.5);
 }
 
+TEST_CASE("of what cannot be run, what chooses types is known all the same") {
+  ModelConfig config;
+  CHECK(Read(With(U32Key("llama.expert_count", 8)), &config).error().code ==
+        ErrorCode::kUnknownFamily);
+  CHECK(config.layers == 2);
+  CHECK(config.heads == 4);
+  CHECK(config.kv_heads == 2);
+  CHECK(config.experts == 8);
+  CHECK(config.family.empty());
+  config = {};
+  std::vector<Key> keys = With(TextKey("general.architecture", "mamba"));
+  keys.push_back(U32Key("mamba.block_count", 7));
+  keys.push_back(U32Key("mamba.attention.head_count", 0));  // wrong: passed over
+  CHECK(Read(keys, &config).error().code == ErrorCode::kUnknownFamily);
+  CHECK(config.layers == 7);
+  CHECK(config.heads == 0);
+  CHECK(config.experts == 0);
+}
+
 TEST_CASE("what cannot be run is refused with its code") {
   struct Case {
     const char* what;

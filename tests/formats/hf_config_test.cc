@@ -178,7 +178,7 @@ TEST_CASE("wrong values are refused by key") {
 
 TEST_CASE("an unknown architecture keeps what is known and lists the families") {
   const HfConfig parsed = Parse(R"({"architectures": ["RwkvForCausalLM"], "hidden_size": 64,
-      "num_hidden_layers": 2, "vocab_size": -3, "num_attention_heads": "x"})");
+      "num_hidden_layers": 2, "num_local_experts": 8, "vocab_size": -3, "num_attention_heads": "x"})");
   REQUIRE(parsed.error.has_value());
   CHECK(parsed.error->code == ErrorCode::kUnknownFamily);
   CHECK(parsed.error->message.find("RwkvForCausalLM") != std::string::npos);
@@ -189,6 +189,7 @@ TEST_CASE("an unknown architecture keeps what is known and lists the families") 
   CHECK(parsed.config->family.empty());
   CHECK(parsed.config->hidden_size == 64);
   CHECK(parsed.config->layers == 2);
+  CHECK(parsed.config->experts == 8);
   CHECK(parsed.config->vocab_size == 0);
   CHECK(parsed.config->heads == 0);
   CHECK(Parse("{}").error->code == ErrorCode::kUnknownFamily);

@@ -173,6 +173,53 @@ void WriteFolder(const std::string& path, const Model& model, uint64_t shard_byt
   REQUIRE((*sink)->Commit().ok());
 }
 
+TEST_CASE("measuring tells the exact size of one file, a folder and shards, and makes no file") {
+  TempFolder temp;
+  const Model input = MakeInputFolder(temp);
+  std::vector<OutputTensor> tensors;
+  for (size_t i = 0; i < 7; ++i) {
+    tensors.push_back({"t" + std::to_string(i),
+                       Encoding::Plain(DType::kF16),
+                       {33, static_cast<int64_t>(10 + i)}});
+  }
+  const size_t before = FilesUnder(temp / "").size();
+  for (const std::string name : {"one.safetensors", "folder", "shards"}) {
+    CAPTURE(name);
+    SinkOptions options;
+    options.path = temp / name;
+    options.model = &input;
+    options.provenance = {{"kept", "yes"}};
+    if (name == "shards") options.shard_bytes = 1700;
+    options.measure = true;
+    auto measured = MakeSafetensorsSink(options);
+    REQUIRE(measured.ok());
+    REQUIRE((*measured)->Begin(tensors).ok());
+    REQUIRE((*measured)->Seal().ok());
+    CHECK((*measured)->Commit().error().code == ErrorCode::kUsage);
+    (*measured)->Keep();
+    CHECK(FilesUnder(temp / "").size() == before);
+
+    options.measure = false;
+    auto sink = MakeSafetensorsSink(options);
+    REQUIRE(sink.ok());
+    REQUIRE((*sink)->Begin(tensors).ok());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      WriteInTiles(sink->get(), i, WholeOf(tensors[i], static_cast<uint32_t>(i)), 32);
+      CHECK((*sink)->OutputBytes(i) == (*measured)->OutputBytes(i));
+    }
+    REQUIRE((*sink)->Seal().ok());
+    REQUIRE((*sink)->Commit().ok());
+    uint64_t bytes = 0;
+    if (fs::is_directory(options.path)) {
+      for (const auto& path : FilesUnder(options.path)) bytes += fs::file_size(path);
+    } else {
+      bytes = fs::file_size(options.path);
+    }
+    CHECK((*measured)->TotalBytes() == bytes);
+    fs::remove_all(options.path);
+  }
+}
+
 TEST_CASE("shard size: at the size, one byte under it, and a tensor larger than a shard") {
   const std::vector<OutputTensor> tensors = {
       {"a", Encoding::Plain(DType::kF16), {10, 5}},    // 100 bytes

@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Makes testdata/golden/<type>.bin: random blocks of a GGUF type and what gguf-py decodes them to.
+"""Makes testdata/golden/<type>.bin: random blocks of a GGUF type and what gguf-py decodes them to;
+and testdata/golden/any_bits.sha256: of every type the hash of what many more blocks decode to.
 
-Layout of a file, little-endian: the blocks (BLOCKS of them), then their values as float32.
+Layout of a .bin file, little-endian: the blocks (BLOCKS of them), then their values as float32.
+The hashes are of float32 values, every NaN written as 0x7FC00000. Their blocks are not stored:
+tests/quant/codec_test.cc makes the same ones (any_blocks here is AnyBlocks there).
 Types that gguf-py does not decode are decoded here, by the definition in ggml-common.h.
 Needs numpy and gguf from PyPI. Usage: make_golden_blocks.py OUTPUT_FOLDER
 """
+import hashlib
 import pathlib
 import sys
 
@@ -73,6 +77,45 @@ TYPES = {
     "nvfp4": (36, [], T.NVFP4),
 }
 
+ANY_BLOCKS = 2048
+GGML_IDS = {"q8_1": 9, "q8_k": 15, "q1_0": 41, "q2_0": 42}  # of those decoded here
+# Bits that scales may have: zeros, denormals, the largest, infinities, NaNs; of fp16 (twice), fp32.
+EDGE_BITS = [
+    0x00000000, 0x80008000, 0x00010001, 0x80018001, 0x03FF03FF, 0x04000400, 0x7BFF7BFF, 0xFBFFFBFF,
+    0x7C007C00, 0xFC00FC00, 0x7C017C01, 0xFE00FE00, 0x00000001, 0x7F7FFFFF, 0x7F800000, 0xFF800000,
+]  # fmt: skip
+
+
+def split_mix(counter):
+    """The numbers of SplitMix64 at these places of its sequence."""
+    z = counter * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return z ^ z >> np.uint64(31)
+
+
+def any_blocks(type_id, size):
+    """Random bytes all through, scales included. In the first blocks, 16 for each of EDGE_BITS, a
+    random half of the 32-bit words are those bits instead."""
+    block = np.arange(ANY_BLOCKS, dtype=np.uint64)[:, None]
+    counter = (np.uint64(type_id) << np.uint64(32)) + block * np.uint64(64)
+    words = (size + 7) // 8
+    blocks = split_mix(counter + np.arange(words, dtype=np.uint64)).view("<u4")
+    which = split_mix(counter + np.uint64(63))
+    for i, bits in enumerate(EDGE_BITS):
+        at = slice(16 * i, 16 * i + 16)
+        chosen = which[at] >> np.arange(blocks.shape[1], dtype=np.uint64) % np.uint64(64)
+        blocks[at] = np.where(chosen & np.uint64(1), np.uint32(bits), blocks[at])
+    return np.ascontiguousarray(blocks.view(np.uint8)[:, :size])
+
+
+def any_bits_hash(blocks, decoder):
+    with np.errstate(all="ignore"):
+        values = dequantize(blocks, decoder) if isinstance(decoder, T) else decoder(blocks)
+    assert values.dtype == np.float32
+    bits = np.where(np.isnan(values), np.uint32(0x7FC00000), values.view(np.uint32))
+    return hashlib.sha256(bits.astype("<u4").tobytes()).hexdigest()
+
 
 def scales(rng):
     values = rng.normal(0, 0.05, BLOCKS).astype(np.float16)
@@ -105,6 +148,7 @@ def random_blocks(name, size, fields, rng):
 def main():
     out = pathlib.Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
+    hashes = []
     for number, (name, (size, fields, decoder)) in enumerate(TYPES.items()):
         rng = np.random.default_rng([20240607, number])
         blocks = random_blocks(name, size, fields, rng)
@@ -112,6 +156,9 @@ def main():
             values = dequantize(blocks, decoder) if isinstance(decoder, T) else decoder(blocks)
         assert values.dtype == np.float32 and not np.isnan(values).any(), name
         (out / f"{name}.bin").write_bytes(blocks.tobytes() + values.astype("<f4").tobytes())
+        type_id = decoder if isinstance(decoder, T) else GGML_IDS[name]
+        hashes.append(f"{any_bits_hash(any_blocks(type_id, size), decoder)}  {name}\n")
+    (out / "any_bits.sha256").write_text("".join(hashes))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,40 @@ TEST_CASE("edges of the 16-bit types") {
   CHECK(F32ToF16(std::bit_cast<float>(0xffffffffu)) == 0xffff);
 }
 
+TEST_CASE("arrays of every F16 and BF16 code, and of hard floats, are the single values' bits") {
+  std::vector<uint16_t> codes(65536);
+  for (uint32_t i = 0; i < 65536; ++i) codes[i] = static_cast<uint16_t>(i * 40503);  // every code
+  std::vector<float> values = HardFloats();
+  for (uint32_t code = 0; code < 65536; ++code) {
+    values.push_back(F16ToF32(static_cast<uint16_t>(code)));
+    values.push_back(std::bit_cast<float>(code << 16 | 0x1234u));  // NaN payloads in the low bits
+  }
+  values.push_back(kInf);
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    CAPTURE(hwy::TargetName(target));
+    for (const DType dtype : {DType::kF16, DType::kBF16}) {
+      const bool f16 = dtype == DType::kF16;
+      std::vector<float> widened(codes.size());
+      DecodeToFloat(dtype, codes.data(), widened.data(), codes.size());
+      size_t wrong = 0;
+      for (size_t i = 0; i < codes.size(); ++i) {
+        const float want = f16 ? F16ToF32(codes[i]) : BF16ToF32(codes[i]);
+        wrong += std::bit_cast<uint32_t>(widened[i]) != std::bit_cast<uint32_t>(want);
+      }
+      CHECK(wrong == 0);
+      std::vector<uint16_t> narrowed(values.size());
+      EncodeFromFloat(dtype, values.data(), narrowed.data(), values.size());
+      wrong = 0;
+      for (size_t i = 0; i < values.size(); ++i) {
+        wrong += narrowed[i] != (f16 ? F32ToF16(values[i]) : F32ToBF16(values[i]));
+      }
+      CHECK(wrong == 0);
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
+}
+
 TEST_CASE("arrays convert like single values, at any length and alignment") {
   const std::vector<float> values = HardFloats();
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {

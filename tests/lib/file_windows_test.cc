@@ -53,5 +53,42 @@ TEST_CASE("only files that are large beside this machine's memory are dropped") 
   CHECK(FileWindows::Wanted(1ull << 50));
 }
 
+TEST_CASE("what follows large reads is asked for once, in order, and not beyond the end") {
+  constexpr uint64_t kFile = 5 * ReadAhead::kAhead + 12345;
+  std::mt19937_64 rng(11);
+  ReadAhead ahead(kFile);
+  Windows asked;
+  const auto read = [&](uint64_t offset, uint64_t bytes) {
+    ahead.Add(offset, bytes,
+              [&](uint64_t begin, uint64_t size) { asked.emplace_back(begin, size); });
+  };
+  read(0, 100);
+  read(7 << 20, ReadAhead::kStreamBytes - 1);
+  CHECK(asked.empty());  // what reads a header streams nothing
+  const uint64_t first = 12345;
+  for (uint64_t at = first; at < kFile;) {
+    const uint64_t bytes = std::min(kFile - at, ReadAhead::kStreamBytes + rng() % (1u << 20));
+    read(at, bytes);
+    // Whatever comes within the next step has been asked for.
+    REQUIRE(!asked.empty());
+    const uint64_t until = asked.back().first + asked.back().second;
+    CHECK(until >= std::min(kFile, at + bytes + ReadAhead::kAhead - ReadAhead::kStep));
+    CHECK(until <= std::min(kFile, at + bytes + ReadAhead::kAhead));
+    at += bytes;
+  }
+  uint64_t at = first;
+  for (const auto& [begin, bytes] : asked) {
+    CHECK(begin == at);
+    at = begin + bytes;
+  }
+  CHECK(at == kFile);
+  CHECK(asked.size() <= kFile / ReadAhead::kStep + 1);
+  // Elsewhere in the file another stream begins.
+  asked.clear();
+  read(1 << 20, 1 << 20);
+  REQUIRE(asked.size() == 1);
+  CHECK(asked[0] == std::pair<uint64_t, uint64_t>(1 << 20, (1 << 20) + ReadAhead::kAhead));
+}
+
 }  // namespace
 }  // namespace pennyweight

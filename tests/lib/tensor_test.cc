@@ -74,26 +74,48 @@ TEST_CASE("tiles are sized for their encoding and begin as zeros") {
   CHECK(EncodedTensor::Allocate(Encoding::Plain(DType::kF32), 0, 64).data.empty());
 }
 
-TEST_CASE("a tile that is sized again keeps its memory, and nothing else") {
-  EncodedTensor tile =
-      EncodedTensor::Allocate(Encoding::Integer({4, 32, false, DType::kF16}), 64, 96);
-  tile.divisor = 3;
-  tile.levels = {1, 2};
-  const int8_t* codes = tile.codes.data();
-  tile.Reset(Encoding::Integer({8, 0, true, DType::kF32}), 32, 96);
-  CHECK(tile.codes.data() == codes);
-  CHECK(tile.codes.size() == 32 * 96);
-  CHECK(tile.scales.size() == 32 * 4);
-  CHECK(tile.zeros.empty());
-  CHECK(tile.levels.empty());
-  CHECK(tile.divisor == 1);
-  CHECK(tile.rows == 32);
-  CHECK(tile.encoding == Encoding::Integer({8, 0, true, DType::kF32}));
-
-  tile.Reset(Encoding::Plain(DType::kF16), 4000, 1000);  // spans huge pages
-  CHECK(tile.codes.empty());
-  CHECK(tile.data.size() == 8000000);
-  CHECK(std::all_of(tile.data.begin(), tile.data.end(), [](uint8_t b) { return b == 0; }));
+TEST_CASE("a tile that is used again is sized as a new one, and Reset is empty of the old") {
+  IntegerSpec integer;
+  integer.group_size = 32;
+  integer.symmetric = false;
+  IntegerSpec ordered = integer;
+  ordered.act_order = ordered.symmetric = true;
+  const Encoding kinds[] = {Encoding::Plain(DType::kF16), Encoding::Block(BlockType::kQ4_K),
+                            Encoding::Integer(integer), Encoding::Integer(ordered),
+                            Encoding::Plain(DType::kF32)};
+  const auto fill = [](EncodedTensor* tile) {
+    std::fill(tile->data.begin(), tile->data.end(), uint8_t{7});
+    std::fill(tile->codes.begin(), tile->codes.end(), int8_t{7});
+    std::fill(tile->scales.begin(), tile->scales.end(), uint8_t{7});
+    std::fill(tile->zeros.begin(), tile->zeros.end(), int8_t{7});
+    tile->divisor = 2;
+    tile->first = 3;
+  };
+  for (const Encoding& from : kinds) {
+    for (const Encoding& to : kinds) {
+      const EncodedTensor want = EncodedTensor::Allocate(to, 3, 256);
+      EncodedTensor again = EncodedTensor::Allocate(from, 5, 512), sized = again;
+      fill(&again);
+      fill(&sized);
+      again.Reset(to, 3, 256);
+      sized.Resize(to, 3, 256);
+      CHECK(again.encoding == to);
+      CHECK(again.rows == 3);
+      CHECK(again.cols == 256);
+      CHECK(again.divisor == 1);
+      CHECK(again.first == 0);
+      CHECK(again.data == want.data);
+      CHECK(again.codes == want.codes);
+      CHECK(again.scales == want.scales);
+      CHECK(again.zeros == want.zeros);
+      CHECK(again.group_of_column.size() == want.group_of_column.size());
+      CHECK(sized.data.size() == want.data.size());
+      CHECK(sized.codes.size() == want.codes.size());
+      CHECK(sized.scales.size() == want.scales.size());
+      CHECK(sized.zeros.size() == want.zeros.size());
+      CHECK(sized.group_of_column.size() == want.group_of_column.size());
+    }
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <thread>
@@ -133,6 +134,23 @@ TEST_CASE("a restored range counts once when it is written again, and with its n
   // Twice by this run is a mistake still.
   ranges.Record(0, after.data(), 50);
   CHECK_FALSE(ranges.Covered(0, 100).ok());
+}
+
+TEST_CASE("of several damaged pieces the first is named, on any number of threads") {
+  auto file = RandomBytes((70u << 20) + 321, 4);
+  WrittenRanges ranges;
+  constexpr uint64_t kStep = 1'000'003;
+  for (uint64_t at = 0; at < file.size(); at += kStep) {
+    ranges.Record(at, file.data() + at, std::min(kStep, file.size() - at));
+  }
+  CHECK(ranges.Verify(ReaderOf(file)).ok());
+  for (const size_t at : {size_t{69} << 20, size_t{40} << 20, size_t{18} << 20}) file[at] ^= 1;
+  for (int trial = 0; trial < 3; ++trial) {
+    const Status status = ranges.Verify(ReaderOf(file));
+    REQUIRE(!status.ok());
+    CHECK(status.error().code == ErrorCode::kVerifyFailed);
+    CHECK(status.error().offset == static_cast<int64_t>((18u << 20) / kStep * kStep));
+  }
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <random>
 #include <string>
 
+#include "lib/sha256.h"
 #include "quant/codec_blocks.h"
 #include "quant/iq_grids.h"
 #include "quant/kquants_pack.h"
@@ -44,6 +45,60 @@ TEST_CASE("every decoded block type equals the reference decoder bit for bit") {
     DecodeRows(tile, 0, 1, values.data());
     DecodeRows(tile, 1, 1, values.data() + count / 2);
     CHECK(std::memcmp(values.data(), golden.data() + coded, count * 4) == 0);
+  }
+}
+
+// Number `counter` of SplitMix64.
+uint64_t SplitMix(uint64_t counter) {
+  uint64_t z = counter * 0x9E3779B97F4A7C15;
+  z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;
+  z = (z ^ z >> 27) * 0x94D049BB133111EB;
+  return z ^ z >> 31;
+}
+
+constexpr uint64_t kAnyBlocks = 2048;
+
+// The blocks of any_blocks in tests/interop/make_golden_blocks.py: random bytes all through, scales
+// included; in the first ones a random half of the 32-bit words has the bits of an edge instead.
+std::vector<uint8_t> AnyBlocks(const BlockTraits& traits) {
+  constexpr uint32_t kEdges[] = {
+      0x00000000, 0x80008000, 0x00010001, 0x80018001, 0x03FF03FF, 0x04000400,
+      0x7BFF7BFF, 0xFBFFFBFF, 0x7C007C00, 0xFC00FC00, 0x7C017C01, 0xFE00FE00,
+      0x00000001, 0x7F7FFFFF, 0x7F800000, 0xFF800000,
+  };
+  const auto size = static_cast<size_t>(traits.bytes);
+  std::vector<uint32_t> words((size + 7) / 8 * 2);
+  std::vector<uint8_t> blocks(kAnyBlocks * size);
+  for (uint64_t b = 0; b < kAnyBlocks; ++b) {
+    const uint64_t counter = (uint64_t{traits.ggml_id} << 32) + b * 64;
+    for (size_t i = 0; i < words.size(); ++i) {
+      words[i] = static_cast<uint32_t>(SplitMix(counter + i / 2) >> (i % 2 * 32));
+      const bool edge = (SplitMix(counter + 63) >> (i % 64) & 1) != 0;
+      if (edge && b / 16 < std::size(kEdges)) words[i] = kEdges[b / 16];
+    }
+    std::memcpy(blocks.data() + b * size, words.data(), size);
+  }
+  return blocks;
+}
+
+TEST_CASE("any bits of any block type decode as the reference decodes them, NaN and infinity too") {
+  std::map<std::string, std::string> want;
+  std::ifstream file(PENNYWEIGHT_SOURCE_DIR "/testdata/golden/any_bits.sha256");
+  for (std::string hash, name; file >> hash >> name;) want[name] = hash;
+  for (int type = 0; type <= static_cast<int>(BlockType::kQ2_0); ++type) {
+    const BlockTraits& traits = TraitsOf(static_cast<BlockType>(type));
+    CAPTURE(traits.name);
+    EncodedTensor tile = EncodedTensor::Allocate(Encoding::Block(traits.type), 1,
+                                                 int64_t{kAnyBlocks} * traits.elements);
+    tile.data = AnyBlocks(traits);
+    std::vector<float> values(static_cast<size_t>(tile.cols));
+    DecodeRows(tile, 0, 1, values.data());
+    for (float& value : values) {
+      if (std::isnan(value)) value = std::bit_cast<float>(0x7FC00000);
+    }
+    Sha256 hash;
+    hash.Update(values.data(), values.size() * sizeof(float));
+    CHECK(hash.HexDigest() == want[std::string(traits.name)]);
   }
 }
 

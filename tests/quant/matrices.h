@@ -90,6 +90,9 @@ inline double OutputError(const std::vector<float>& a, const std::vector<float>&
 struct GridCase {
   Encoding encoding;
   double low, high;  // relative squared error of rtn on RandomWeights lies between
+  // Powers of two as scales, no zero, or a codebook: single values need not be met, and without
+  // importance the search may find nothing better than min/max.
+  bool coarse = false;
 };
 
 inline IntegerSpec Ints(int bits, int64_t group, bool symmetric, DType scale) {
@@ -114,6 +117,21 @@ inline std::vector<GridCase> GridCases() {
       {Encoding::Block(B::kQ4_K), 2e-3, 7e-3},
       {Encoding::Block(B::kQ5_K), 5e-4, 2e-3},
       {Encoding::Block(B::kQ6_K), 1e-4, 5e-4},
+      {Encoding::Block(B::kIQ4_NL), 3e-3, 1.2e-2},
+      {Encoding::Block(B::kIQ4_XS), 3e-3, 1.2e-2},
+      {Encoding::Block(B::kMXFP4), 8e-3, 3e-2, true},
+      {Encoding::Block(B::kNVFP4), 5e-3, 2e-2},
+      {Encoding::Block(B::kTQ1_0), 0.1, 0.4},
+      {Encoding::Block(B::kTQ2_0), 0.1, 0.4},
+      {Encoding::Block(B::kQ1_0), 0.3, 0.7, true},
+      {Encoding::Block(B::kQ2_0), 0.1, 0.3},
+      {Encoding::Block(B::kIQ1_S), 0.15, 0.4, true},
+      {Encoding::Block(B::kIQ1_M), 0.12, 0.35, true},
+      {Encoding::Block(B::kIQ2_XXS), 7e-2, 2e-1},
+      {Encoding::Block(B::kIQ2_XS), 5e-2, 1.5e-1},
+      {Encoding::Block(B::kIQ2_S), 4e-2, 1.2e-1},
+      {Encoding::Block(B::kIQ3_XXS), 2e-2, 6e-2},
+      {Encoding::Block(B::kIQ3_S), 1e-2, 4e-2},
       {Encoding::Integer(Ints(4, 32, true, DType::kF16)), 3e-3, 1.2e-2},
       {Encoding::Integer(Ints(4, 128, true, DType::kBF16)), 5e-3, 2e-2},
       {Encoding::Integer(Ints(4, 64, false, DType::kF16)), 4e-3, 1.5e-2},

@@ -2,9 +2,12 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
+#include "hwy/highway.h"
 #include "tests/quant/matrices.h"
 
 namespace pennyweight {
@@ -55,6 +58,63 @@ TEST_CASE("parts merge to the whole") {
   CHECK(first.Cosine() == doctest::Approx(whole.Cosine()));
   CHECK(first.max_abs_error == whole.max_abs_error);
   CHECK(first.count == whole.count);
+}
+
+double SumChains(const double* c) {
+  return ((c[0] + c[4]) + (c[2] + c[6])) + ((c[1] + c[5]) + (c[3] + c[7]));
+}
+
+TEST_CASE("sums are those of eight chains in plain code, to the bit, on every target") {
+  for (const int64_t n : {0, 1, 7, 8, 9, 64, 4099}) {
+    const std::vector<float> w = RandomWeights(n + 1, 100 + static_cast<uint32_t>(n));
+    std::vector<float> v = RandomWeights(n + 1, 200 + static_cast<uint32_t>(n), 0.001f);
+    for (size_t i = 0; i < v.size(); ++i) v[i] += w[i];
+    double sq[8] = {}, sq_hat[8] = {}, error[8] = {}, dot = 0, largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const double a = w[static_cast<size_t>(i + 1)], b = v[static_cast<size_t>(i + 1)];
+      sq[i % 8] += a * a;
+      sq_hat[i % 8] += b * b;
+      error[i % 8] += (a - b) * (a - b);
+      dot += a * b;
+      largest = std::max(largest, std::abs(a - b));
+    }
+    for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+      hwy::SetSupportedTargetsForTest(target);
+      CAPTURE(hwy::TargetName(target));
+      CAPTURE(n);
+      WeightError got;
+      got.Add(w.data() + 1, v.data() + 1, n);  // not aligned
+      CHECK(got.sum_sq == SumChains(sq));
+      CHECK(got.sum_sq_hat == SumChains(sq_hat));
+      CHECK(got.sum_sq_error == SumChains(error));
+      CHECK(got.max_abs_error == largest);
+      CHECK(std::abs(got.sum_dot - dot) <= 1e-12 * SumChains(sq));
+      CHECK(got.count == n);
+    }
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+TEST_CASE("one value that is not finite is found wherever it stands") {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    CAPTURE(hwy::TargetName(target));
+    for (const int64_t n : {1, 15, 16, 67}) {
+      std::vector<float> w = RandomWeights(n, 3);
+      w[0] = -std::numeric_limits<float>::max();
+      CHECK(AllFinite(w.data(), n));
+      for (int64_t i = 0; i < n; ++i) {
+        const float kept = w[static_cast<size_t>(i)];
+        for (const float bad : {kInf, -kInf, std::nanf("")}) {
+          w[static_cast<size_t>(i)] = bad;
+          CHECK(!AllFinite(w.data(), n));
+        }
+        w[static_cast<size_t>(i)] = kept;
+      }
+    }
+  }
+  hwy::SetSupportedTargetsForTest(0);
 }
 
 }  // namespace

@@ -1,0 +1,18 @@
+#include "quant/grid_types.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "quant/grid_fp4.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+#include "quant/grid_fp4-inl.h"
+
+#if HWY_ONCE
+namespace pennyweight {
+
+HWY_EXPORT(MakeFP4GridImpl);
+
+std::unique_ptr<BlockGrid> MakeFP4Grid(BlockType type, Effort effort) {
+  return HWY_DYNAMIC_DISPATCH(MakeFP4GridImpl)(type, effort);
+}
+
+}  // namespace pennyweight
+#endif  // HWY_ONCE
