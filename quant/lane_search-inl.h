@@ -4,11 +4,11 @@
 // A trial is a scale (and offset) from a short list, relative to the extremes of the block. One
 // pass over the columns judges several trials side by side, so that the additions of one hide
 // behind those of another. A trial gives codes, and sums over the codes tell the least-squares
-// scale for them and what is left of the error, without another pass: of coarse codes the best
-// trial's least-squares scale is taken, and its own codes are fitted once or twice more. Sums of
-// squares are too large beside what fine codes leave, so those are judged by the error itself, of
-// scales as stored. The lists (search_trials.h) were chosen greedily, each entry the one that
-// lowered the error of the best so far most: their beginning is a list too, for a shorter search.
+// scale for them and what that leaves of the error, without another pass. The best trial's scale is
+// taken, and its own codes are fitted once or twice more. Fine codes leave so little beside the
+// sums of squares that sums of what they miss are made instead. The lists (search_trials.h) were
+// chosen greedily, each entry the one that lowered the error of the best so far most: their
+// beginning is a list too, for a shorter search.
 #include <algorithm>
 
 #include "quant/effort.h"
@@ -131,12 +131,13 @@ HWY_INLINE void SumTrials(const Columns& b, const SymmetricTrial* trials, V* xq,
   }
 }
 
-// Sum of h (x - scale q)^2 of each trial; scales[k] is the inverse of trials[k].inverse.
+// Of each trial sum h e^2 and sum h e q, e = x - scale q; scales[k] is the inverse of
+// trials[k].inverse.
 template <int kCount>
-HWY_INLINE void SumErrors(const Columns& b, const SymmetricTrial* trials, const V* scales,
-                          V* errors) {
-  V sum[kCount];
-  for (int k = 0; k < kCount; ++k) sum[k] = hn::Zero(LaneTag());
+HWY_INLINE void SumErrors(const Columns& b, const SymmetricTrial* trials, const V* scales, V* ee,
+                          V* eq) {
+  V square[kCount], cross[kCount];
+  for (int k = 0; k < kCount; ++k) square[k] = cross[k] = hn::Zero(LaneTag());
   for (int64_t i = 0; i < b.n; ++i) {
     const V x = b.At(i);
     const V h = Splat(b.h[i]);
@@ -144,10 +145,15 @@ HWY_INLINE void SumErrors(const Columns& b, const SymmetricTrial* trials, const 
       const SymmetricTrial& t = trials[k];
       const V q = NearestV(ClampV(hn::Mul(x, t.inverse), t.lo, t.hi));
       const V e = hn::Sub(x, hn::Mul(scales[k], q));
-      sum[k] = hn::Add(sum[k], hn::Mul(hn::Mul(h, e), e));
+      const V he = hn::Mul(h, e);
+      square[k] = hn::Add(square[k], hn::Mul(he, e));
+      cross[k] = hn::Add(cross[k], hn::Mul(he, q));
     }
   }
-  for (int k = 0; k < kCount; ++k) errors[k] = sum[k];
+  for (int k = 0; k < kCount; ++k) {
+    ee[k] = square[k];
+    eq[k] = cross[k];
+  }
 }
 
 // Offers `count` trials, make(k) being the k-th: {SymmetricTrial, zero point}.
@@ -199,7 +205,7 @@ HWY_INLINE V SearchCoarse(const Columns& b, float lo, float hi, Effort effort) {
   return best.Scale();
 }
 
-// The better of a scale and that which least squares gives for its codes, by their errors.
+// The best scale so far, as stored, its zero point, and the error that it leaves.
 struct FineBest {
   V scale, zero, error;
 
@@ -211,36 +217,51 @@ struct FineBest {
   }
 };
 
-// The scale as stored, and zero point, of fine codes among make(k) = {scale, zero}, k < count, and
-// their refits; `start` is the first.
+// Judges kCount scales (of either sign, not as stored) with their zero points. What is offered is
+// the least-squares scale for the codes of each, as stored: with d its distance from the trial's,
+// it leaves sum h e^2 - 2 d sum h e q + d^2 sum h q^2. The last sum is sum h x^2 / scale^2 but for
+// the little that fine codes miss.
+template <int kCount, class Range>
+HWY_INLINE void OfferFine(const Columns& b, DType dtype, V sum_hxx, const V* scales, const V* zeros,
+                          const Range& range, FineBest* best) {
+  SymmetricTrial trials[kCount];
+  V ee[kCount], eq[kCount];
+  for (int k = 0; k < kCount; ++k) {
+    trials[k].inverse = DivOrZero(Splat(1.0f), scales[k]);
+    range(zeros[k], &trials[k].lo, &trials[k].hi);
+  }
+  SumErrors<kCount>(b, trials, scales, ee, eq);
+  for (int k = 0; k < kCount; ++k) {
+    const V inverse = trials[k].inverse;
+    const V qq = hn::Mul(hn::Mul(sum_hxx, inverse), inverse);
+    const V stored = b.Stored(dtype, hn::Add(scales[k], DivOrZero(eq[k], qq)));
+    const V d = hn::Sub(stored, scales[k]);
+    const V gain = hn::Mul(d, hn::Sub(hn::Add(eq[k], eq[k]), hn::Mul(d, qq)));
+    best->Offer(stored, zeros[k], hn::Sub(ee[k], gain));
+  }
+}
+
+// The scale as stored, and zero point, of fine codes among make(k) = {scale, zero}, and refits.
 template <class Make, class Range>
-HWY_INLINE FineBest SearchFine(const Columns& b, DType dtype, int count, Effort effort,
-                               const Make& make, const Range& range) {
+HWY_INLINE FineBest SearchFine(const Columns& b, DType dtype, Effort effort, const Make& make,
+                               const Range& range) {
+  V sum_hxx = hn::Zero(LaneTag());
+  for (int64_t i = 0; i < b.n; ++i) {
+    const V x = b.At(i);
+    sum_hxx = hn::Add(sum_hxx, hn::Mul(hn::Mul(Splat(b.h[i]), x), x));
+  }
   FineBest best{hn::Zero(LaneTag()), hn::Zero(LaneTag()), Splat(hwy::HighestValue<float>())};
-  const auto trial_of = [&](V scale, V zero) {
-    SymmetricTrial trial{DivOrZero(Splat(1.0f), scale), zero, zero};
-    range(zero, &trial.lo, &trial.hi);
-    return trial;
-  };
+  const int count = FineTrialCount(effort);
   for (int first = 0; first < count; first += kTrialsAtOnce) {
-    SymmetricTrial trials[kTrialsAtOnce];
-    V scales[kTrialsAtOnce], zeros[kTrialsAtOnce], errors[kTrialsAtOnce];
+    V scales[kTrialsAtOnce], zeros[kTrialsAtOnce];
     for (int k = 0; k < kTrialsAtOnce; ++k) {
       make(std::min(first + k, count - 1), &scales[k], &zeros[k]);
-      scales[k] = b.Stored(dtype, scales[k]);
-      trials[k] = trial_of(scales[k], zeros[k]);
     }
-    SumErrors<kTrialsAtOnce>(b, trials, scales, errors);
-    for (int k = 0; k < kTrialsAtOnce; ++k) best.Offer(scales[k], zeros[k], errors[k]);
+    OfferFine<kTrialsAtOnce>(b, dtype, sum_hxx, scales, zeros, range, &best);
   }
   for (int k = 0; k < Refits(effort); ++k) {
-    const SymmetricTrial trial = trial_of(best.scale, best.zero);
-    V xq, qq, error;
-    SumTrials<1>(b, &trial, &xq, &qq);
-    const V scale = b.Stored(dtype, DivOrZero(xq, qq));
-    const SymmetricTrial refitted = trial_of(scale, best.zero);
-    SumErrors<1>(b, &refitted, &scale, &error);
-    best.Offer(scale, best.zero, error);
+    const V scale = best.scale, zero = best.zero;
+    OfferFine<1>(b, dtype, sum_hxx, &scale, &zero, range, &best);
   }
   return best;
 }
@@ -250,7 +271,7 @@ HWY_INLINE V SearchFineSymmetric(const Columns& b, float lo, float hi, DType dty
   const V vlo = Splat(lo), vhi = Splat(hi);
   const V top = lo == -hi ? hn::Neg(b.Top()) : b.SignedTop();
   return SearchFine(
-             b, dtype, FineTrialCount(effort), effort,
+             b, dtype, effort,
              [&](int k, V* scale, V* zero) {
                *scale = hn::Mul(top, Splat(-1.0f / FineTrial(k, static_cast<int>(-lo), b.n)));
                *zero = hn::Zero(LaneTag());
@@ -300,7 +321,7 @@ HWY_INLINE ZeroPoint SearchZeroPoint(const Columns& b, float lo, float hi, DType
       *scale = span.Scale(a, a);
       *zero = span.Zero(*scale, a);
     };
-    const FineBest best = SearchFine(b, dtype, FineTrialCount(effort), effort, make, codes);
+    const FineBest best = SearchFine(b, dtype, effort, make, codes);
     return {best.scale, best.zero};
   }
   SymmetricBest best = SymmetricBest::None();

@@ -32,12 +32,21 @@ constexpr float kLongRatios[] = {1.25f, 1.57f, 1.0f,  1.4f, 1.76f, 1.12f, 1.97f,
 constexpr float kNear[] = {0.96f, 1.04f, -1.0f, -1.04f};
 
 // In steps away from the largest code.
-constexpr float kFineTop64By32[] = {0.05f,  -1.98f, -0.93f, -3.07f, -3.65f, 0.43f, -2.27f, -0.25f,
-                                    -1.38f, -2.78f, -0.7f,  -1.75f, 0.9f,   0.2f,  -1.08f, -3.3f,
-                                    -2.5f,  -0.45f, 1.4f,   -1.6f,  -3.9f,  -2.1f, 0.65f,  -2.95f};
-constexpr float kFineTop32By64[] = {0.13f,  -0.92f, 0.68f,  -0.24f, 0.36f,  1.13f, -0.72f, 1.9f,
-                                    -0.03f, 1.4f,   0.86f,  0.5f,   -0.39f, 0.25f, 2.4f,   -0.14f,
-                                    -1.2f,  1.6f,   -0.55f, 1.0f,   0.6f,   -1.5f, 3.0f,   -0.3f};
+constexpr float kFineTop127By32[] = {0.0f,     -2.0f,  -4.0f,   -1.0f,    -6.0f,  -2.875f,
+                                     -5.0f,    -9.0f,  -6.875f, -10.875f, 0.375f, -7.875f,
+                                     -10.125f, -14.0f, -12.25f, -13.0f,   -3.25f, -1.75f,
+                                     -0.375f,  0.875f, -5.75f,  -2.375f,  -9.75f, -11.625f};
+constexpr float kFineTop128By128[] = {0.125f,  -1.125f, -2.875f, -1.875f, -0.375f, -5.125f,
+                                      -4.0f,   0.625f,  -6.125f, -6.875f, -0.875f, -2.25f,
+                                      -3.25f,  1.375f,  -8.0f,   0.375f,  -4.375f, 2.625f,
+                                      -1.375f, -0.125f, -7.25f,  -3.75f,  -5.875f, -4.875f};
+constexpr float kFineTop64By64[] = {0.125f, -1.125f, -2.125f, -3.0f,   0.625f,  -4.0f,
+                                    -0.25f, -4.875f, -1.75f,  1.75f,   -0.75f,  -8.125f,
+                                    -7.25f, -6.0f,   -2.75f,  0.375f,  -3.25f,  -9.0f,
+                                    1.125f, -5.25f,  -6.625f, -1.375f, -4.625f, -12.25f};
+constexpr float kFineTop32By64[] = {0.1f,  -0.9f, 0.6f,  -1.9f, -0.3f, -3.1f, 1.4f,  -1.2f,
+                                    -3.9f, 0.4f,  0.9f,  -2.2f, 3.1f,  -0.1f, -5.9f, 2.1f,
+                                    -0.7f, -1.7f, -5.2f, -2.8f, -1.4f, 0.2f,  1.1f,  -1.1f};
 constexpr float kFineLong[] = {0.994f, 1.006f, 0.982f, 1.014f, 0.998f, 0.97f, 0.95f, 0.99f,
                                0.93f,  0.9f,   0.86f,  1.01f,  0.8f,   0.72f, 0.65f, 0.978f,
                                1.002f, 0.974f, 0.986f, 1.018f, 0.96f,  0.94f, 0.88f, 0.5f};
@@ -148,7 +157,9 @@ int FineTrialCount(Effort effort) { return Count(effort); }
 float FineTrial(int k, int top, int64_t n) {
   const auto largest = static_cast<float>(top);
   if (n > kLongBlock) return largest / kFineLong[k];
-  return largest + (top < 64 ? kFineTop32By64[k] : kFineTop64By32[k]);
+  if (top < 48) return largest + kFineTop32By64[k];
+  if (top < 96) return largest + kFineTop64By64[k];
+  return largest + (n > 64 ? kFineTop128By128[k] : kFineTop127By32[k]);
 }
 
 EndsList ZeroPointTrials(int levels, int64_t n, Effort effort) {

@@ -127,6 +127,38 @@ TEST_CASE("the symmetric search comes within parts of a thousand of an exhaustiv
   CHECK(ours >= 0.9999 * best_of_all);
 }
 
+TEST_CASE("the search of eight bits comes within parts of a hundred of an exhaustive one") {
+  const Encoding encoding = Encoding::Block(BlockType::kQ8_0);
+  OneRow quick(MakeGrid(encoding, 32)), longest(MakeGrid(encoding, 32, Effort::kBest));
+  double ours = 0, with_effort = 0, best_of_all = 0;
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    const std::vector<float> w = RandomWeights(32, seed);
+    std::vector<float> h = RandomWeights(32, seed + 500, 1), used(h.size());
+    for (float& v : h) v = v * v + 0.05f;
+    NormalizeImportance(h, 32, used.data());
+    EncodedTensor out = EncodedTensor::Allocate(encoding, 1, 32);
+    ours += WeightedError(w, CodeRow(&quick, w, ScaleSearch::kSearch, h, &out), used);
+    with_effort += WeightedError(w, CodeRow(&longest, w, ScaleSearch::kSearch, h, &out), used);
+    float top = 0;
+    for (const float v : w) top = std::max(top, std::abs(v));
+    double best = 1e30;
+    for (uint32_t bits = 1; bits < 0x7C00; ++bits) {  // every fp16 scale within reach
+      const float scale = F16ToF32(static_cast<uint16_t>(bits));
+      if (scale * 127 < 0.7f * top || scale * 127 > 1.3f * top) continue;
+      double error = 0;
+      for (size_t i = 0; i < w.size(); ++i) {
+        const double q = std::clamp(std::nearbyint(w[i] / scale), -127.0f, 127.0f);
+        error += used[i] * (w[i] - scale * q) * (w[i] - scale * q);
+      }
+      best = std::min(best, error);
+    }
+    best_of_all += best;
+  }
+  CHECK(ours <= 1.05 * best_of_all);
+  CHECK(with_effort <= 1.02 * best_of_all);
+  CHECK(with_effort >= 0.9999 * best_of_all);
+}
+
 // The least error of a row over scales (and zero points) of either sign in steps of a percent.
 double WalkedError(const std::vector<float>& w, const std::vector<float>& h, const Encoding& e) {
   const auto half = static_cast<float>(1 << (e.integer.bits - 1));
