@@ -1,7 +1,6 @@
 // IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S: super-blocks of 256 with an fp16 scale d, sub-blocks of 32 or
 // 16 with a scale d (2 l + 1) step, l in [0, 15], and words of 8 or 4 magnitudes out of a codebook.
 #include <algorithm>
-#include <cmath>
 #include <memory>
 
 #include "quant/codec_blocks.h"
@@ -94,25 +93,24 @@ class IqGrid final : public BlockGrid {
   // How long to search.
   struct Search {
     explicit Search(Effort effort) {
-      float step = 1.15f;
-      float factor = 0.85f;
-      if (effort == Effort::kBest) {
-        trials = 12;
+      float factor = 0.85f, step = 1.15f;
+      if (effort == Effort::kFast) {
+        refit = false;
+        descents = 2;
+      } else if (effort == Effort::kBest) {
+        trials = kMaxTrials;
         rounds = 2;
         descents = 8;
-        step = 1.07f;
-        factor = 0.7f;
-      } else if (effort == Effort::kFast) {
-        descents = 2;
+        factor = 0.65f;
+        step = 1.09f;
       }
-      log_step = std::log(step);
       for (int t = 0; t < trials; ++t, factor *= step) factors[t] = factor;
     }
-    int trials = 4;             // scales of a sub-block
-    int rounds = 1;             // fits of d to the chosen words
-    int descents = 4;           // proposals of ChooseCorrelated
-    float factors[kMaxTrials];  // of the trials; each the one before times e^log_step
-    float log_step;
+    int trials = 4;                  // scales of a sub-block
+    bool refit = true;               // the best of them by least squares
+    int rounds = 1;                  // choices of levels, and fits of d to the words
+    int descents = 4;                // proposals of ChooseCorrelated
+    float factors[kMaxTrials] = {};  // of the trials
   };
 
   // What a sub-block wants: its scale, and the squared values of its words, which a miss of the
@@ -190,50 +188,53 @@ class IqGrid final : public BlockGrid {
     const V start =
         hn::Mul(hn::Sqrt(hn::Sqrt(ratio)),
                 Splat((kDims == 8 ? 1.3f : 1.6f) / index_.level_values[index_.levels - 1]));
-    HWY_ALIGN float gains[kMaxTrials * kLanes];
+    V best = start, best_gain = zero;
     for (int t = 0; t < search_.trials; t += kTogether) {
-      V scales[kTogether], some[kTogether];
+      V scales[kTogether], gains[kTogether];
       for (int k = 0; k < kTogether; ++k) {
         scales[k] = hn::Mul(start, Splat(search_.factors[t + k]));
       }
-      Gains(u, h, scales, some);
-      for (int k = 0; k < kTogether; ++k) StoreCol(some[k], gains, t + k);
-    }
-    return TopOf(start, gains);
-  }
-
-  // The maximum of the gains, between trials by a parabola through the best and its neighbours.
-  // Beyond the last trials it is taken to be half a step away.
-  SubFitV TopOf(V start, const float* gains) const {
-    const int last = search_.trials - 1;
-    V best = LoadCol(gains, 0), factor = Splat(search_.factors[0]), shift = Splat(-0.5f);
-    for (int t = 1; t <= last; ++t) {
-      const V gain = LoadCol(gains, t);
-      V at = Splat(0.5f);
-      if (t < last) {
-        const V before = LoadCol(gains, t - 1), after = LoadCol(gains, t + 1);
-        const V bend = hn::Sub(hn::Sub(hn::Add(gain, gain), before), after);
-        const V top = hn::Mul(DivOrZero(hn::Sub(after, before), bend), Splat(0.5f));
-        at = ClampV(top, Splat(-0.5f), Splat(0.5f));
+      Gains(u, h, scales, gains);
+      for (int k = 0; k < kTogether; ++k) {
+        best = hn::IfThenElse(hn::Gt(gains[k], best_gain), scales[k], best);
+        best_gain = hn::Max(best_gain, gains[k]);
       }
-      const VMask better = hn::Gt(gain, best);
-      best = hn::Max(best, gain);
-      factor = hn::IfThenElse(better, Splat(search_.factors[t]), factor);
-      shift = hn::IfThenElse(better, at, shift);
     }
-    const V x = hn::Mul(shift, Splat(search_.log_step));  // e^x = 1 + x + x^2 / 2
-    const V grow = hn::Add(Splat(1.0f), hn::Add(x, hn::Mul(hn::Mul(x, x), Splat(0.5f))));
-    const V scale = hn::Mul(start, hn::Mul(factor, grow));
-    // A least-squares scale gains scale^2 times its weight.
-    return {scale, DivOrZero(best, hn::Mul(scale, scale))};
+    // Of a least-squares scale the gain would be scale^2 times its weight.
+    if (!search_.refit) return {best, DivOrZero(best_gain, hn::Mul(best, best))};
+    const V scales[1] = {best};
+    SumsV sums[1];
+    SumWords(u, h, scales, sums);
+    const V scale = DivOrZero(hn::Mul(sums[0].ug, Splat(0.5f)), sums[0].gg);
+    return {hn::Max(scale, zero), sums[0].gg};
   }
 
-  // The better of the two levels next to a scale, with sums over its words: their least-squares
-  // scale is ug / 2 gg. unit = d step.
-  struct LevelV {
-    V level;
+  // Sums over the best words of a sub-block: the least-squares scale for them is ug / 2 gg.
+  struct SumsV {
     V ug;  // sum u g
     V gg;  // sum h g^2
+  };
+  template <int N>
+  void SumWords(const float* u, const float* h, const V (&scales)[N], SumsV (&sums)[N]) const {
+    for (SumsV& s : sums) s.ug = s.gg = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < sub_block(); i += kDims) {
+      FoundV found[N];
+      FindWords<kDims>(index_, u + i * kLanes, h + i, scales, found);
+      for (int t = 0; t < N; ++t) {
+        const VI place = PlaceOf(index_, found[t]);
+        for (int j = 0; j < kDims; ++j) {
+          const V g = Value(place, j);
+          sums[t].ug = hn::Add(sums[t].ug, hn::Mul(LoadCol(u, i + j), g));
+          sums[t].gg = hn::Add(sums[t].gg, hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
+        }
+      }
+    }
+  }
+
+  // The better of the two levels next to a scale, and its sums. unit = d step.
+  struct LevelV {
+    V level;
+    SumsV sums;
   };
   LevelV FindLevel(const float* u, const float* h, V scale, V unit) const {
     const V zero = hn::Zero(LaneTag()), one = Splat(1.0f);
@@ -241,25 +242,15 @@ class IqGrid final : public BlockGrid {
     const V low = NearestV(ClampV(hn::Sub(half, Splat(0.5f)), zero, Splat(14.0f)));
     const V scales[2] = {hn::Mul(unit, hn::Add(hn::Add(low, low), one)),
                          hn::Mul(unit, hn::Add(hn::Add(low, low), Splat(3.0f)))};
-    V ug[2] = {zero, zero}, gg[2] = {zero, zero};
-    for (int64_t i = 0; i < sub_block(); i += kDims) {
-      FoundV found[2];
-      FindWords<kDims>(index_, u + i * kLanes, h + i, scales, found);
-      for (int t = 0; t < 2; ++t) {
-        const VI place = PlaceOf(index_, found[t]);
-        for (int j = 0; j < kDims; ++j) {
-          const V g = Value(place, j);
-          ug[t] = hn::Add(ug[t], hn::Mul(LoadCol(u, i + j), g));
-          gg[t] = hn::Add(gg[t], hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
-        }
-      }
-    }
+    SumsV sums[2];
+    SumWords(u, h, scales, sums);
     const auto gain = [&](int t) {
-      return hn::Mul(scales[t], hn::Sub(ug[t], hn::Mul(scales[t], gg[t])));
+      return hn::Mul(scales[t], hn::Sub(sums[t].ug, hn::Mul(scales[t], sums[t].gg)));
     };
     const VMask high = hn::Gt(gain(1), gain(0));
-    return {hn::IfThenElse(high, hn::Add(low, one), low), hn::IfThenElse(high, ug[1], ug[0]),
-            hn::IfThenElse(high, gg[1], gg[0])};
+    return {hn::IfThenElse(high, hn::Add(low, one), low),
+            {hn::IfThenElse(high, sums[1].ug, sums[0].ug),
+             hn::IfThenElse(high, sums[1].gg, sums[0].gg)}};
   }
 
   static V LevelOf(V scale, V inverse_unit) {
@@ -329,8 +320,8 @@ class IqGrid final : public BlockGrid {
         const LevelV found = FindLevel(us, h_ + s * sub, LoadCol(scales, s), unit);
         StoreCol(found.level, levels_ + l, s);
         const V m = hn::Add(hn::Add(found.level, found.level), Splat(1.0f));
-        ug = hn::Add(ug, hn::Mul(found.ug, m));
-        gg = hn::Add(gg, hn::Mul(found.gg, hn::Mul(m, m)));
+        ug = hn::Add(ug, hn::Mul(found.sums.ug, m));
+        gg = hn::Add(gg, hn::Mul(found.sums.gg, hn::Mul(m, m)));
       }
       // Least squares for these words; kept where rounding has not made it worse.
       const auto gain = [&](V v) { return hn::Mul(v, hn::Sub(ug, hn::Mul(v, gg))); };
