@@ -96,11 +96,11 @@ class IqGrid final : public BlockGrid {
       float factor = 0.85f, step = 1.15f;
       if (effort == Effort::kFast) {
         refit = false;
-        descents = 2;
+        descents = 3;
       } else if (effort == Effort::kBest) {
         trials = kMaxTrials;
         rounds = 2;
-        descents = 8;
+        descents = 16;
         factor = 0.65f;
         step = 1.09f;
       }
@@ -109,7 +109,7 @@ class IqGrid final : public BlockGrid {
     int trials = 4;                  // scales of a sub-block
     bool refit = true;               // the best of them by least squares
     int rounds = 1;                  // choices of levels, and fits of d to the words
-    int descents = 4;                // proposals of ChooseCorrelated
+    int descents = 6;                // proposals of ChooseCorrelated
     float factors[kMaxTrials] = {};  // of the trials
   };
 
@@ -181,13 +181,16 @@ class IqGrid final : public BlockGrid {
       fourth = hn::Add(fourth, hn::Mul(weighted, square));
       sum += h[i];
     }
-    // What fits best grows with the tails: as (m4^(3/2) / m2)^(1/4).
+    // What fits best grows with the tails: as (m4^(3/2) / m2)^(1/4). Weights of one magnitude are
+    // best coded as the lowest value throughout.
     const V mean = Splat(1.0f / sum);
-    const V m4 = hn::Mul(fourth, mean);
-    const V ratio = DivOrZero(hn::Mul(m4, hn::Sqrt(m4)), hn::Mul(second, mean));
-    const V start =
-        hn::Mul(hn::Sqrt(hn::Sqrt(ratio)),
-                Splat((kDims == 8 ? 1.3f : 1.6f) / index_.level_values[index_.levels - 1]));
+    const V m2 = hn::Mul(second, mean), m4 = hn::Mul(fourth, mean);
+    const V tails = hn::Sqrt(hn::Sqrt(DivOrZero(hn::Mul(m4, hn::Sqrt(m4)), m2)));
+    const float top = index_.level_values[index_.levels - 1];
+    const V usual = hn::Mul(tails, Splat((kDims == 8 ? 1.3f : 1.6f) / top));
+    const V flat = hn::Mul(hn::Sqrt(m2), Splat(1 / index_.level_values[0]));
+    const VMask is_flat = hn::Lt(m4, hn::Mul(hn::Mul(m2, m2), Splat(1.1f)));
+    const V start = hn::IfThenElse(is_flat, flat, usual);
     V best = start, best_gain = zero;
     for (int t = 0; t < search_.trials; t += kTogether) {
       V scales[kTogether], gains[kTogether];
@@ -414,8 +417,8 @@ class IqGrid final : public BlockGrid {
 
   // Codes of low |(x - q) R|^2, q = scale values. Exact choices under diagonal metrics propose
   // them: of the weights themselves; of the targets that are left when each weight in turn makes
-  // up for the misses before it; and of steps down from the best so far, with longer and shorter
-  // strides (q moves along the gradient, over the diagonal of R R^T times a stride).
+  // up for the misses before it, rounded freely, and then as the best so far has them; and of steps
+  // down the gradient from the best so far, of several lengths.
   void ChooseCorrelated(const float* x, const float* r, int64_t stride, V scale,
                         Chosen* best) const {
     float m[kUnit][kUnit];  // R R^T
@@ -432,6 +435,7 @@ class IqGrid final : public BlockGrid {
       conditional[i] = r[i * stride + i] * r[i * stride + i];
     }
     HWY_ALIGN float targets[kUnit * kLanes];
+    HWY_ALIGN float misses[kUnit * kLanes];
     Chosen trial;
     Choose(x, h, scale, best);
     V cost = Cost(x, r, stride, scale, *best);
@@ -445,18 +449,41 @@ class IqGrid final : public BlockGrid {
     SequentialTargets(x, r, stride, scale, targets);
     propose(conditional);
     for (int step = 0; step < search_.descents; ++step) {
-      constexpr float kStrides[] = {1.0f, 2.0f, 0.6f, 1.4f};
+      Misses(x, scale, *best, misses);
+      if (step % 2 == 0) {
+        for (int64_t j = 0; j < kUnit; ++j) {
+          StoreCol(Conditional(x, misses, r, stride, j), targets, j);
+        }
+        propose(conditional);
+        continue;
+      }
+      constexpr float kStrides[] = {1.0f, 0.5f, 2.0f, 0.7f};
       for (int64_t j = 0; j < kUnit; ++j) {
         V pull = hn::Zero(LaneTag());
         for (int64_t i = 0; i < kUnit; ++i) {
-          const V e = hn::Sub(LoadCol(x, i), hn::Mul(scale, LoadCol(best->values, i)));
-          pull = hn::Add(pull, hn::Mul(Splat(m[j][i]), e));
+          pull = hn::Add(pull, hn::Mul(Splat(m[j][i]), LoadCol(misses, i)));
         }
-        const V move = hn::Mul(pull, Splat(kStrides[step % 4] / h[j]));
-        StoreCol(hn::Add(hn::Mul(scale, LoadCol(best->values, j)), move), targets, j);
+        const V move = hn::Mul(pull, Splat(kStrides[step / 2 % 4] / h[j]));
+        StoreCol(hn::Add(hn::Sub(LoadCol(x, j), LoadCol(misses, j)), move), targets, j);
       }
       propose(h);
     }
+  }
+
+  static void Misses(const float* x, V scale, const Chosen& chosen, float* misses) {
+    for (int64_t j = 0; j < kUnit; ++j) {
+      const V q = hn::Mul(scale, LoadCol(chosen.values, j));
+      StoreCol(hn::Sub(LoadCol(x, j), q), misses, j);
+    }
+  }
+  // What value j should be to make up for the misses before it.
+  static V Conditional(const float* x, const float* misses, const float* r, int64_t stride,
+                       int64_t j) {
+    V sum = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < j; ++i) {
+      sum = hn::Add(sum, hn::Mul(LoadCol(misses, i), Splat(r[i * stride + j])));
+    }
+    return hn::Add(LoadCol(x, j), hn::Mul(sum, Splat(1.0f / r[j * stride + j])));
   }
 
   // |(x - q) R|^2.
@@ -479,11 +506,7 @@ class IqGrid final : public BlockGrid {
                          float* targets) const {
     HWY_ALIGN float misses[kUnit * kLanes];
     for (int64_t j = 0; j < kUnit; ++j) {
-      V sum = hn::Zero(LaneTag());
-      for (int64_t i = 0; i < j; ++i) {
-        sum = hn::Add(sum, hn::Mul(LoadCol(misses, i), Splat(r[i * stride + j])));
-      }
-      const V target = hn::Add(LoadCol(x, j), hn::Mul(sum, Splat(1.0f / r[j * stride + j])));
+      const V target = Conditional(x, misses, r, stride, j);
       StoreCol(target, targets, j);
       V value = Splat(index_.level_values[0]);
       for (int k = 1; k < index_.levels; ++k) {
