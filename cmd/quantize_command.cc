@@ -298,9 +298,8 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
 uint32_t GgufFileType(const std::string& type) {
   if (const Mix* mix = FindMix(type)) return mix->gguf_file_type;
   static const std::map<std::string, uint32_t> kNumbers = {
-      {"f32", 0},   {"f16", 1},   {"q4_0", 2},  {"q4_1", 3},   {"q8_0", 7},
-      {"q5_0", 8},  {"q5_1", 9},  {"q2_k", 10}, {"q3_k", 11},  {"q4_k", 14},
-      {"q5_k", 16}, {"q6_k", 18}, {"bf16", 32}, {"mxfp4", 38}, {"nvfp4", 39}};
+      {"f32", 0},   {"f16", 1},   {"q3_k", 11},  {"q4_k", 14},
+      {"q5_k", 16}, {"bf16", 32}, {"mxfp4", 38}, {"nvfp4", 39}};
   const auto it = kNumbers.find(type);
   return it == kNumbers.end() ? 1 : it->second;
 }

@@ -1,13 +1,23 @@
 // IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S: super-blocks of 256 with an fp16 scale d, sub-blocks of 32 or
 // 16 with a scale d (2 l + 1) step, l in [0, 15], and words of 8 or 4 magnitudes out of a codebook.
+//
+// Every word is tried, at every step (quant/iq_search-inl.h):
+//  1. Each sub-block on its own: the gains of a few scales around the one that its second and
+//     fourth moments suggest, each with its best words; least squares for the words of the best.
+//  2. The unit d step whose multiples lie closest to those scales. A miss e of a scale costs
+//     e^2 sum h g^2, so this needs no words.
+//  3. For each sub-block the better of the two levels next to its scale, by true error; then d by
+//     least squares for all words.
+//  4. The words once more, under the scales as stored; here the wrong sign that an odd number of
+//     minus signs forces is chosen together with the word.
+// The moments make four trials enough: with twelve the error is a third of a percent less.
 #include <algorithm>
-#include <cmath>
 #include <memory>
 
-#include "quant/codec_blocks.h"
 #include "quant/effort.h"
 #include "quant/grid.h"
-#include "quant/iq_search-inl.h"
+#include "quant/iq_choose-inl.h"
+#include "quant/iq_pack.h"
 
 #if defined(PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PENNYWEIGHT_QUANT_GRID_IQ23_INL_H_
@@ -29,7 +39,8 @@ class IqGrid final : public BlockGrid {
         type_(type),
         step_(step),
         search_(effort),
-        index_(IndexOf(type)) {}
+        index_(IndexOf(type)),
+        chooser_(index_, search_.proposals) {}
 
   void BeginBlock(const float* w, const float* h, ScaleSearch search) override {
     std::copy_n(h, kWidth, h_);
@@ -59,13 +70,13 @@ class IqGrid final : public BlockGrid {
       const V level = LoadCol(levels_ + l, i / sub_block());
       const V scale = hn::Mul(hn::Mul(LoadCol(d_ + l, 0), Splat(step_)),
                               hn::Add(hn::Add(level, level), Splat(1.0f)));
-      Chosen best;
+      typename Chooser::Codes best;
       HWY_ALIGN float x[kUnit * kLanes];
-      ScaleCols(w + l, kUnit, up, x);
+      for (int64_t j = 0; j < kUnit; ++j) StoreCol(Normalized(w + l, j, up), x, j);
       if (r == nullptr) {
-        Choose(x, h_ + i, hn::Mul(scale, up), &best);
+        chooser_.Choose(x, h_ + i, hn::Mul(scale, up), &best);
       } else {
-        ChooseCorrelated(x, r, stride, hn::Mul(scale, up), &best);
+        chooser_.ChooseCorrelated(x, r, stride, hn::Mul(scale, up), &best);
       }
       for (int64_t j = 0; j < kUnit; ++j) {
         StoreCol(hn::Mul(scale, LoadCol(best.values, j)), decoded + l, j);
@@ -79,13 +90,30 @@ class IqGrid final : public BlockGrid {
   }
 
   void Pack(uint8_t* out) const override {
-    for (int64_t l = 0; l < kLanes; ++l, out += packed_bytes()) PackLane(l, out);
+    for (int64_t l = 0; l < kLanes; ++l, out += packed_bytes()) {
+      IqCodes codes;
+      codes.d = d_[l];
+      for (int64_t k = 0; k < kWidth / kDims; ++k) {
+        const auto place = static_cast<size_t>(places_[k * kLanes + l]);
+        codes.entries[k] = static_cast<uint16_t>(index_.entry[place]);
+      }
+      for (int64_t k = 0; k < kWidth / kUnit; ++k) {
+        const int32_t signs = signs_[k * kLanes + l] << (k * kUnit % 8);
+        uint8_t& byte = codes.signs[k * kUnit / 8];
+        byte = static_cast<uint8_t>(byte | signs);
+      }
+      for (int64_t k = 0; k < kWidth / sub_block(); ++k) {
+        codes.levels[k] = static_cast<uint8_t>(levels_[k * kLanes + l]);
+      }
+      PackIq23(type_, codes, out);
+    }
   }
 
  private:
   static constexpr int64_t kWidth = 256;
-  static constexpr int64_t kUnit = kParity ? 8 : kDims;
-  static constexpr int64_t kWords = kUnit / kDims;  // of a unit
+  using Chooser = IqChooser<kDims, kParity>;
+  static constexpr int64_t kUnit = Chooser::kUnit;
+  static constexpr int64_t kWords = Chooser::kWords;
 
   static constexpr int kUnits = 14;    // units that FitUnit tries
   static constexpr int kTogether = 4;  // scales tried in one pass over a codebook
@@ -94,25 +122,24 @@ class IqGrid final : public BlockGrid {
   // How long to search.
   struct Search {
     explicit Search(Effort effort) {
-      float step = 1.15f;
-      float factor = 0.85f;
-      if (effort == Effort::kBest) {
-        trials = 12;
+      float factor = 0.85f, step = 1.15f;
+      if (effort == Effort::kFast) {
+        refit = false;
+        proposals = 3;
+      } else if (effort == Effort::kBest) {
+        trials = kMaxTrials;
         rounds = 2;
-        descents = 8;
-        step = 1.07f;
-        factor = 0.7f;
-      } else if (effort == Effort::kFast) {
-        descents = 2;
+        proposals = 16;
+        factor = 0.65f;
+        step = 1.09f;
       }
-      log_step = std::log(step);
       for (int t = 0; t < trials; ++t, factor *= step) factors[t] = factor;
     }
-    int trials = 4;             // scales of a sub-block
-    int rounds = 1;             // fits of d to the chosen words
-    int descents = 4;           // proposals of ChooseCorrelated
-    float factors[kMaxTrials];  // of the trials; each the one before times e^log_step
-    float log_step;
+    int trials = 4;                  // scales of a sub-block
+    bool refit = true;               // the best of them by least squares
+    int rounds = 1;                  // choices of levels, and fits of d to the words
+    int proposals = 6;               // proposals of codes under a full metric
+    float factors[kMaxTrials] = {};  // of the trials
   };
 
   // What a sub-block wants: its scale, and the squared values of its words, which a miss of the
@@ -121,21 +148,20 @@ class IqGrid final : public BlockGrid {
     V scale, weight;
   };
 
-  // The codes of a unit: signed values (without scale), places of the words, signs as a number.
-  struct Chosen {
-    HWY_ALIGN float values[kUnit * kLanes];
-    HWY_ALIGN int32_t places[kWords * kLanes];
-    HWY_ALIGN float signs[kLanes];
-  };
+  // Column j of w times `up`. What gptq aims at can be far above the weights that `up` was found
+  // for; beyond 1e8 it would overflow, and any codes are as good.
+  static V Normalized(const float* w, int64_t j, V up) {
+    return ClampV(hn::Mul(LoadCol(w, j), up), Splat(-1e8f), Splat(1e8f));
+  }
 
   // u[n] = 2 h |x| of x = w up. Of an odd number of minus signs in eight the smallest u is made
-  // negative: it is not always the best one to be, but near enough to fit scales by.
+  // negative: not always the best choice, but near enough to fit scales by.
   static void Prepare(const float* w, const float* h, int64_t n, V up, float* u) {
     const LaneTag d;
     for (int64_t i = 0; i < n; i += 8) {
       V least = Splat(1e30f), parity = hn::Zero(d);
       for (int64_t j = i; j < i + 8; ++j) {
-        const V x = hn::Mul(LoadCol(w, j), up);
+        const V x = Normalized(w, j, up);
         const V v = hn::Mul(hn::Abs(x), Splat(2 * h[j]));
         StoreCol(v, u, j);
         least = hn::Min(least, v);
@@ -165,12 +191,6 @@ class IqGrid final : public BlockGrid {
     for (int t = 0; t < kTogether; ++t) gains[t] = hn::Mul(gains[t], scales[t]);
   }
 
-  // Value j of the words at `places`.
-  V Value(VI places, int j) const {
-    const float* values = index_.values.data() + static_cast<size_t>(j) * index_.entry.size();
-    return hn::GatherIndex(LaneTag(), values, places);
-  }
-
   // The scale of a sub-block on its own: trials around what its size suggests, then least squares.
   SubFitV FitSub(const float* u, const float* h) const {
     const V zero = hn::Zero(LaneTag());
@@ -183,57 +203,64 @@ class IqGrid final : public BlockGrid {
       fourth = hn::Add(fourth, hn::Mul(weighted, square));
       sum += h[i];
     }
-    // What fits best grows with the tails: as (m4^(3/2) / m2)^(1/4).
+    // What fits best grows with the tails: as (m4^(3/2) / m2)^(1/4). Weights of one magnitude are
+    // best coded as the lowest value throughout.
     const V mean = Splat(1.0f / sum);
-    const V m4 = hn::Mul(fourth, mean);
-    const V ratio = DivOrZero(hn::Mul(m4, hn::Sqrt(m4)), hn::Mul(second, mean));
-    const V start =
-        hn::Mul(hn::Sqrt(hn::Sqrt(ratio)),
-                Splat((kDims == 8 ? 1.3f : 1.6f) / index_.level_values[index_.levels - 1]));
-    HWY_ALIGN float gains[kMaxTrials * kLanes];
+    const V m2 = hn::Mul(second, mean), m4 = hn::Mul(fourth, mean);
+    const V root = hn::Sqrt(m4);
+    const V tails = hn::Sqrt(hn::Mul(root, hn::Sqrt(DivOrZero(root, m2))));
+    const float top = index_.level_values[index_.levels - 1];
+    const V usual = hn::Mul(tails, Splat((kDims == 8 ? 1.3f : 1.6f) / top));
+    const V flat = hn::Mul(hn::Sqrt(m2), Splat(1 / index_.level_values[0]));
+    const VMask is_flat = hn::Lt(m4, hn::Mul(hn::Mul(m2, m2), Splat(1.1f)));
+    const V start = hn::IfThenElse(is_flat, flat, usual);
+    V best = start, best_gain = zero;
     for (int t = 0; t < search_.trials; t += kTogether) {
-      V scales[kTogether], some[kTogether];
+      V scales[kTogether], gains[kTogether];
       for (int k = 0; k < kTogether; ++k) {
         scales[k] = hn::Mul(start, Splat(search_.factors[t + k]));
       }
-      Gains(u, h, scales, some);
-      for (int k = 0; k < kTogether; ++k) StoreCol(some[k], gains, t + k);
-    }
-    return TopOf(start, gains);
-  }
-
-  // The maximum of the gains, between trials by a parabola through the best and its neighbours.
-  // Beyond the last trials it is taken to be half a step away.
-  SubFitV TopOf(V start, const float* gains) const {
-    const int last = search_.trials - 1;
-    V best = LoadCol(gains, 0), factor = Splat(search_.factors[0]), shift = Splat(-0.5f);
-    for (int t = 1; t <= last; ++t) {
-      const V gain = LoadCol(gains, t);
-      V at = Splat(0.5f);
-      if (t < last) {
-        const V before = LoadCol(gains, t - 1), after = LoadCol(gains, t + 1);
-        const V bend = hn::Sub(hn::Sub(hn::Add(gain, gain), before), after);
-        const V top = hn::Mul(DivOrZero(hn::Sub(after, before), bend), Splat(0.5f));
-        at = ClampV(top, Splat(-0.5f), Splat(0.5f));
+      Gains(u, h, scales, gains);
+      for (int k = 0; k < kTogether; ++k) {
+        best = hn::IfThenElse(hn::Gt(gains[k], best_gain), scales[k], best);
+        best_gain = hn::Max(best_gain, gains[k]);
       }
-      const VMask better = hn::Gt(gain, best);
-      best = hn::Max(best, gain);
-      factor = hn::IfThenElse(better, Splat(search_.factors[t]), factor);
-      shift = hn::IfThenElse(better, at, shift);
     }
-    const V x = hn::Mul(shift, Splat(search_.log_step));  // e^x = 1 + x + x^2 / 2
-    const V grow = hn::Add(Splat(1.0f), hn::Add(x, hn::Mul(hn::Mul(x, x), Splat(0.5f))));
-    const V scale = hn::Mul(start, hn::Mul(factor, grow));
-    // A least-squares scale gains scale^2 times its weight.
-    return {scale, DivOrZero(best, hn::Mul(scale, scale))};
+    // Of a least-squares scale the gain would be scale^2 times its weight.
+    if (!search_.refit) return {best, DivOrZero(best_gain, hn::Mul(best, best))};
+    const V scales[1] = {best};
+    SumsV sums[1];
+    SumWords(u, h, scales, sums);
+    const V scale = DivOrZero(hn::Mul(sums[0].ug, Splat(0.5f)), sums[0].gg);
+    return {hn::Max(scale, zero), sums[0].gg};
   }
 
-  // The better of the two levels next to a scale, with sums over its words: their least-squares
-  // scale is ug / 2 gg. unit = d step.
-  struct LevelV {
-    V level;
+  // Sums over the best words of a sub-block: the least-squares scale for them is ug / 2 gg.
+  struct SumsV {
     V ug;  // sum u g
     V gg;  // sum h g^2
+  };
+  template <int N>
+  void SumWords(const float* u, const float* h, const V (&scales)[N], SumsV (&sums)[N]) const {
+    for (SumsV& s : sums) s.ug = s.gg = hn::Zero(LaneTag());
+    for (int64_t i = 0; i < sub_block(); i += kDims) {
+      FoundV found[N];
+      FindWords<kDims>(index_, u + i * kLanes, h + i, scales, found);
+      for (int t = 0; t < N; ++t) {
+        const VI place = PlaceOf(index_, found[t]);
+        for (int j = 0; j < kDims; ++j) {
+          const V g = ValueOf(index_, place, j);
+          sums[t].ug = hn::Add(sums[t].ug, hn::Mul(LoadCol(u, i + j), g));
+          sums[t].gg = hn::Add(sums[t].gg, hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
+        }
+      }
+    }
+  }
+
+  // The better of the two levels next to a scale, and its sums. unit = d step.
+  struct LevelV {
+    V level;
+    SumsV sums;
   };
   LevelV FindLevel(const float* u, const float* h, V scale, V unit) const {
     const V zero = hn::Zero(LaneTag()), one = Splat(1.0f);
@@ -241,25 +268,15 @@ class IqGrid final : public BlockGrid {
     const V low = NearestV(ClampV(hn::Sub(half, Splat(0.5f)), zero, Splat(14.0f)));
     const V scales[2] = {hn::Mul(unit, hn::Add(hn::Add(low, low), one)),
                          hn::Mul(unit, hn::Add(hn::Add(low, low), Splat(3.0f)))};
-    V ug[2] = {zero, zero}, gg[2] = {zero, zero};
-    for (int64_t i = 0; i < sub_block(); i += kDims) {
-      FoundV found[2];
-      FindWords<kDims>(index_, u + i * kLanes, h + i, scales, found);
-      for (int t = 0; t < 2; ++t) {
-        const VI place = PlaceOf(index_, found[t]);
-        for (int j = 0; j < kDims; ++j) {
-          const V g = Value(place, j);
-          ug[t] = hn::Add(ug[t], hn::Mul(LoadCol(u, i + j), g));
-          gg[t] = hn::Add(gg[t], hn::Mul(hn::Mul(Splat(h[i + j]), g), g));
-        }
-      }
-    }
+    SumsV sums[2];
+    SumWords(u, h, scales, sums);
     const auto gain = [&](int t) {
-      return hn::Mul(scales[t], hn::Sub(ug[t], hn::Mul(scales[t], gg[t])));
+      return hn::Mul(scales[t], hn::Sub(sums[t].ug, hn::Mul(scales[t], sums[t].gg)));
     };
     const VMask high = hn::Gt(gain(1), gain(0));
-    return {hn::IfThenElse(high, hn::Add(low, one), low), hn::IfThenElse(high, ug[1], ug[0]),
-            hn::IfThenElse(high, gg[1], gg[0])};
+    return {hn::IfThenElse(high, hn::Add(low, one), low),
+            {hn::IfThenElse(high, sums[1].ug, sums[0].ug),
+             hn::IfThenElse(high, sums[1].gg, sums[0].gg)}};
   }
 
   static V LevelOf(V scale, V inverse_unit) {
@@ -275,11 +292,10 @@ class IqGrid final : public BlockGrid {
     V top = hn::Zero(LaneTag());
     for (int64_t s = 0; s < subs; ++s) top = hn::Max(top, LoadCol(scales, s));
     V best = hn::Zero(LaneTag()), best_cost = Splat(1e30f);
-    for (int t = 0; t < 2 * kUnits; ++t) {
-      // Every other trial is the least-squares unit for the levels of the one before.
-      V unit = hn::Mul(top, Splat(1.0f / (33.0f - static_cast<float>(t / 2))));
+    for (int t = 0; t < kUnits; ++t) {
+      V unit = hn::Mul(top, Splat(1.0f / (33.0f - static_cast<float>(t))));
       V sx = hn::Zero(LaneTag()), ss = sx;
-      for (int pass = 0; pass < 2; ++pass) {
+      for (int pass = 0; pass < 2; ++pass) {  // as it is, and by least squares for its levels
         unit = stored(pass == 0 ? unit : DivOrZero(sx, ss));
         const V inverse = DivOrZero(Splat(1.0f), unit);
         V cost = hn::Zero(LaneTag());
@@ -297,7 +313,6 @@ class IqGrid final : public BlockGrid {
         best = hn::IfThenElse(better, unit, best);
         best_cost = hn::Min(cost, best_cost);
       }
-      ++t;
     }
     return best;
   }
@@ -329,8 +344,8 @@ class IqGrid final : public BlockGrid {
         const LevelV found = FindLevel(us, h_ + s * sub, LoadCol(scales, s), unit);
         StoreCol(found.level, levels_ + l, s);
         const V m = hn::Add(hn::Add(found.level, found.level), Splat(1.0f));
-        ug = hn::Add(ug, hn::Mul(found.ug, m));
-        gg = hn::Add(gg, hn::Mul(found.gg, hn::Mul(m, m)));
+        ug = hn::Add(ug, hn::Mul(found.sums.ug, m));
+        gg = hn::Add(gg, hn::Mul(found.sums.gg, hn::Mul(m, m)));
       }
       // Least squares for these words; kept where rounding has not made it worse.
       const auto gain = [&](V v) { return hn::Mul(v, hn::Sub(ug, hn::Mul(v, gg))); };
@@ -354,261 +369,11 @@ class IqGrid final : public BlockGrid {
     }
   }
 
-  // The best codes of x[kUnit] under h and a scale.
-  void Choose(const float* x, const float* h, V scale, Chosen* out) const {
-    const LaneTag d;
-    HWY_ALIGN float u[kUnit * kLanes];
-    const V zero = hn::Zero(d);
-    V signs = zero, parity = zero;
-    for (int64_t j = 0; j < kUnit; ++j) {
-      const V v = LoadCol(x, j);
-      StoreCol(hn::Mul(hn::Abs(v), Splat(2 * h[j])), u, j);
-      const VMask minus = hn::Lt(v, zero);
-      signs = hn::Add(signs, hn::IfThenElseZero(minus, Splat(static_cast<float>(1 << j))));
-      parity = hn::IfThenElse(minus, hn::Sub(Splat(1.0f), parity), parity);
-    }
-    const VMask odd = hn::Gt(parity, zero);
-    const IntTag di;
-    if constexpr (!kParity) {
-      const V scales[1] = {scale};
-      FoundV found[1];
-      FindWords<kDims>(index_, u, h, scales, found);
-      hn::Store(PlaceOf(index_, found[0]), di, out->places);
-    } else if constexpr (kWords == 1) {
-      const FoundPairV found = FindWordPair<kDims>(index_, u, h, scale, odd);
-      hn::Store(PlaceOf(index_, found.odd), di, out->places);
-    } else {
-      const FoundPairV a = FindWordPair<kDims>(index_, u, h, scale, odd);
-      const FoundPairV b = FindWordPair<kDims>(index_, u + kDims * kLanes, h + kDims, scale, odd);
-      const VMask first =
-          hn::Gt(hn::Add(a.odd.score, b.plain.score), hn::Add(a.plain.score, b.odd.score));
-      const auto store = [&](const FoundV& yes, const FoundV& no, int64_t k) {
-        hn::Store(
-            hn::IfThenElse(hn::RebindMask(di, first), PlaceOf(index_, yes), PlaceOf(index_, no)),
-            di, out->places + k * kLanes);
-      };
-      store(a.odd, a.plain, 0);
-      store(b.plain, b.odd, 1);
-    }
-    SignValues(x, u, odd, signs, out);
-  }
-
-  // Values of the chosen words with their signs; in lanes of `odd` the value whose wrong sign costs
-  // least, u g, takes it.
-  void SignValues(const float* x, const float* u, VMask odd, V signs, Chosen* out) const {
-    const LaneTag d;
-    V least = Splat(1e30f);
-    for (int64_t j = 0; j < kUnit; ++j) {
-      const V g =
-          Value(hn::Load(IntTag(), out->places + j / kDims * kLanes), static_cast<int>(j % kDims));
-      StoreCol(g, out->values, j);
-      if constexpr (kParity) least = hn::Min(least, hn::Mul(g, LoadCol(u, j)));
-    }
-    VMask open = odd;
-    for (int64_t j = 0; j < kUnit; ++j) {
-      const V g = LoadCol(out->values, j);
-      const VMask minus = hn::Lt(LoadCol(x, j), hn::Zero(d));
-      V value = hn::IfThenElse(minus, hn::Neg(g), g);
-      if constexpr (kParity) {
-        const VMask flip = hn::And(open, hn::Le(hn::Mul(g, LoadCol(u, j)), least));
-        open = hn::AndNot(flip, open);
-        const V bit = Splat(static_cast<float>(1 << j));
-        value = hn::IfThenElse(flip, hn::Neg(value), value);
-        signs = hn::Add(signs, hn::IfThenElseZero(flip, hn::IfThenElse(minus, hn::Neg(bit), bit)));
-      }
-      StoreCol(value, out->values, j);
-    }
-    StoreCol(signs, out->signs, 0);
-  }
-
-  // Codes of low |(x - q) R|^2, q = scale values. Exact choices under diagonal metrics propose
-  // them: of the weights themselves; of the targets that are left when each weight in turn makes
-  // up for the misses before it; and of steps down from the best so far, with longer and shorter
-  // strides (q moves along the gradient, over the diagonal of R R^T times a stride).
-  void ChooseCorrelated(const float* x, const float* r, int64_t stride, V scale,
-                        Chosen* best) const {
-    float m[kUnit][kUnit];  // R R^T
-    float h[kUnit], conditional[kUnit];
-    for (int64_t i = 0; i < kUnit; ++i) {
-      for (int64_t j = 0; j < kUnit; ++j) {
-        float sum = 0;
-        for (int64_t k = std::max(i, j); k < kUnit; ++k) {
-          sum += r[i * stride + k] * r[j * stride + k];
-        }
-        m[i][j] = sum;
-      }
-      h[i] = m[i][i];
-      conditional[i] = r[i * stride + i] * r[i * stride + i];
-    }
-    HWY_ALIGN float targets[kUnit * kLanes];
-    Chosen trial;
-    Choose(x, h, scale, best);
-    V cost = Cost(x, r, stride, scale, *best);
-    const auto propose = [&](const float* metric) {
-      Choose(targets, metric, scale, &trial);
-      const V c = Cost(x, r, stride, scale, trial);
-      const VMask better = hn::Lt(c, cost);
-      cost = hn::Min(c, cost);
-      Take(better, trial, best);
-    };
-    SequentialTargets(x, r, stride, scale, targets);
-    propose(conditional);
-    for (int step = 0; step < search_.descents; ++step) {
-      constexpr float kStrides[] = {1.0f, 2.0f, 0.6f, 1.4f};
-      for (int64_t j = 0; j < kUnit; ++j) {
-        V pull = hn::Zero(LaneTag());
-        for (int64_t i = 0; i < kUnit; ++i) {
-          const V e = hn::Sub(LoadCol(x, i), hn::Mul(scale, LoadCol(best->values, i)));
-          pull = hn::Add(pull, hn::Mul(Splat(m[j][i]), e));
-        }
-        const V move = hn::Mul(pull, Splat(kStrides[step % 4] / h[j]));
-        StoreCol(hn::Add(hn::Mul(scale, LoadCol(best->values, j)), move), targets, j);
-      }
-      propose(h);
-    }
-  }
-
-  // |(x - q) R|^2.
-  static V Cost(const float* x, const float* r, int64_t stride, V scale, const Chosen& chosen) {
-    V cost = hn::Zero(LaneTag());
-    for (int64_t j = 0; j < kUnit; ++j) {
-      V sum = hn::Zero(LaneTag());
-      for (int64_t i = 0; i <= j; ++i) {
-        const V e = hn::Sub(LoadCol(x, i), hn::Mul(scale, LoadCol(chosen.values, i)));
-        sum = hn::Add(sum, hn::Mul(e, Splat(r[i * stride + j])));
-      }
-      cost = hn::Add(cost, hn::Mul(sum, sum));
-    }
-    return cost;
-  }
-
-  // What each value should be, given the misses of those before it when these are rounded to the
-  // nearest values of a word, whatever the codebook has.
-  void SequentialTargets(const float* x, const float* r, int64_t stride, V scale,
-                         float* targets) const {
-    HWY_ALIGN float misses[kUnit * kLanes];
-    for (int64_t j = 0; j < kUnit; ++j) {
-      V sum = hn::Zero(LaneTag());
-      for (int64_t i = 0; i < j; ++i) {
-        sum = hn::Add(sum, hn::Mul(LoadCol(misses, i), Splat(r[i * stride + j])));
-      }
-      const V target = hn::Add(LoadCol(x, j), hn::Mul(sum, Splat(1.0f / r[j * stride + j])));
-      StoreCol(target, targets, j);
-      V value = Splat(index_.level_values[0]);
-      for (int k = 1; k < index_.levels; ++k) {
-        const float middle = 0.5f * (index_.level_values[k - 1] + index_.level_values[k]);
-        const VMask above = hn::Gt(hn::Abs(target), hn::Mul(scale, Splat(middle)));
-        value = hn::IfThenElse(above, Splat(index_.level_values[k]), value);
-      }
-      const V q = hn::CopySign(hn::Mul(scale, value), target);
-      StoreCol(hn::Sub(LoadCol(x, j), q), misses, j);
-    }
-  }
-
-  // In lanes of `better`, the codes of `from`.
-  static void Take(VMask better, const Chosen& from, Chosen* to) {
-    const IntTag di;
-    const auto floats = [&](const float* source, float* target) {
-      StoreCol(hn::IfThenElse(better, LoadCol(source, 0), LoadCol(target, 0)), target, 0);
-    };
-    for (int64_t j = 0; j < kUnit; ++j) floats(from.values + j * kLanes, to->values + j * kLanes);
-    floats(from.signs, to->signs);
-    for (int64_t k = 0; k < kWords * kLanes; k += kLanes) {
-      hn::Store(hn::IfThenElse(hn::RebindMask(di, better), hn::Load(di, from.places + k),
-                               hn::Load(di, to->places + k)),
-                di, to->places + k);
-    }
-  }
-
-  uint32_t Entry(int64_t word, int64_t l) const {
-    return static_cast<uint32_t>(index_.entry[static_cast<size_t>(places_[word * kLanes + l])]);
-  }
-  uint32_t Level(int64_t s, int64_t l) const {
-    return static_cast<uint32_t>(levels_[s * kLanes + l]);
-  }
-  // Signs of the eight values of a group.
-  uint32_t Signs(int64_t group, int64_t l) const {
-    if constexpr (kUnit == 8) return static_cast<uint32_t>(signs_[group * kLanes + l]);
-    return static_cast<uint32_t>(signs_[2 * group * kLanes + l] |
-                                 signs_[(2 * group + 1) * kLanes + l] << 4);
-  }
-
-  // Layouts: quant/codec_iq.cc.
-  void PackLane(int64_t l, uint8_t* out) const {
-    std::fill_n(out, packed_bytes(), uint8_t{0});
-    StoreF16(d_[l], out);
-    const auto byte = [](uint32_t v) { return static_cast<uint8_t>(v); };
-    const auto add32 = [&](int64_t at, uint32_t v) {
-      for (int64_t k = 0; k < 4; ++k) out[at + k] = byte(out[at + k] | v >> (8 * k));
-    };
-    for (int64_t group = 0; group < 32; ++group) {
-      const int64_t ib = group / 4;
-      const uint32_t signs = Signs(group, l);
-      const auto shift = static_cast<uint32_t>(group % 4);
-      switch (type_) {
-        case BlockType::kIQ2_XXS:
-          out[2 + ib * 8 + shift] = byte(Entry(group, l));
-          add32(2 + ib * 8 + 4, (signs & 127) << (7 * shift));
-          break;
-        case BlockType::kIQ2_XS: {
-          const uint32_t word = Entry(group, l) | (signs & 127) << 9;
-          out[2 + group * 2] = byte(word);
-          out[3 + group * 2] = byte(word >> 8);
-          break;
-        }
-        case BlockType::kIQ2_S:
-          out[2 + group] = byte(Entry(group, l));
-          out[34 + group] = byte(signs);
-          out[66 + ib] = byte(out[66 + ib] | Entry(group, l) >> 8 << (2 * shift));
-          break;
-        case BlockType::kIQ3_XXS:
-          for (int64_t k = 0; k < 2; ++k) out[2 + group * 2 + k] = byte(Entry(2 * group + k, l));
-          add32(66 + ib * 4, (signs & 127) << (7 * shift));
-          break;
-        default:
-          for (int64_t k = 0; k < 2; ++k) {
-            const uint32_t entry = Entry(2 * group + k, l);
-            out[2 + group * 2 + k] = byte(entry);
-            out[66 + ib] = byte(out[66 + ib] | entry >> 8 << (2 * shift + k));
-          }
-          out[74 + group] = byte(signs);
-          break;
-      }
-    }
-    PackLevels(l, out);
-  }
-
-  void PackLevels(int64_t l, uint8_t* out) const {
-    for (int64_t s = 0; s < kWidth / sub_block(); ++s) {
-      const uint32_t level = Level(s, l);
-      const auto set = [&](int64_t at, uint32_t shift) {
-        out[at] = static_cast<uint8_t>(out[at] | level << shift);
-      };
-      const auto high = static_cast<uint32_t>(s % 2 * 4);
-      switch (type_) {
-        case BlockType::kIQ2_XXS:
-          set(2 + s * 8 + 7, 4);
-          break;
-        case BlockType::kIQ3_XXS:
-          set(66 + s * 4 + 3, 4);
-          break;
-        case BlockType::kIQ2_XS:
-          set(66 + s / 2, high);
-          break;
-        case BlockType::kIQ2_S:
-          set(74 + s / 2, high);
-          break;
-        default:
-          set(106 + s / 2, high);
-          break;
-      }
-    }
-  }
-
   BlockType type_;
   float step_;
   Search search_;
   const CodebookIndex& index_;
+  Chooser chooser_;
   float h_[kWidth] = {};
   alignas(kLaneAlign) float up_[kLanes] = {};
   alignas(kLaneAlign) float d_[kLanes] = {};              // as stored

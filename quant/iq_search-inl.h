@@ -144,7 +144,7 @@ HWY_INLINE void BestScores(const CodebookIndex& index, const float* u, const flo
     ScoreHalf<kDims>(Quarter(quarters[t], 2), Quarter(quarters[t], 3), seconds[t]);
   }
   V top[N];
-  for (V& v : top) v = Splat(-1e30f);
+  for (V& v : top) v = Splat(-3e38f);
   for (const CodebookIndex::Run& run : index.runs) {
     V m[N];
     BestSeconds(index, run, seconds, m);
@@ -172,7 +172,7 @@ struct FoundV {
   V score, run, tagged;
 };
 HWY_INLINE FoundV NothingFound() {
-  return {Splat(-1e30f), hn::Zero(LaneTag()), hn::Zero(LaneTag())};
+  return {Splat(-3e38f), hn::Zero(LaneTag()), hn::Zero(LaneTag())};
 }
 HWY_INLINE void Raise(V first, V tagged, V run, FoundV* best) {
   const V score = hn::Add(first, tagged);
@@ -188,6 +188,12 @@ HWY_INLINE VI PlaceOf(const CodebookIndex& index, const FoundV& found) {
   const VI run = hn::ConvertTo(di, found.run);
   const VI row = hn::Add(hn::ShiftLeft<7>(run), state);
   return hn::GatherIndex(di, index.places.data(), row);
+}
+
+// Value j of the words at `places`.
+HWY_INLINE V ValueOf(const CodebookIndex& index, VI places, int j) {
+  const float* values = index.values.data() + static_cast<size_t>(j) * index.entry.size();
+  return hn::GatherIndex(LaneTag(), values, places);
 }
 
 // The best word under each of N scales; u may be signed.
