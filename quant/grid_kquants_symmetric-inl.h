@@ -134,6 +134,8 @@ class SymmetricKGrid final : public BlockGrid {
 };
 
 std::unique_ptr<BlockGrid> MakeSymmetricKGridImpl(BlockType type, Effort effort) {
+  // Trials: the code value of the largest weight, below zero with its sign turned. Q6_K's codes are
+  // so fine that larger scales than needed, down to two thirds of the codes, are as good a start.
   static constexpr float kQ3Few[] = {3.0f, 3.4f, 3.8f, 4.3f};
   static constexpr float kQ3Plain[] = {2.9f, 3.2f, 3.5f, 3.8f, 4.1f, 4.4f};
   static constexpr float kQ3Some[] = {3.0f, 3.4f, 3.8f, 4.2f, -2.6f, -3.0f, -3.4f, -3.8f, -4.2f};
@@ -156,24 +158,24 @@ std::unique_ptr<BlockGrid> MakeSymmetricKGridImpl(BlockType type, Effort effort)
       -23.3f, -23.8f, -24.3f, -24.8f, -25.3f, -25.8f, -26.3f, -26.8f, -27.3f, -27.8f,
       -28.3f, -28.8f, -29.3f, -29.8f, -30.3f, -30.8f, -31.3f, -31.8f, -32.4f};
   // The least error lies where the largest scale is cut short a little, or does not reach -top.
-  static constexpr float kQ3FewRatios[] = {0.97f, 1.0f, 1.03f, 1.06f};
-  static constexpr float kQ3Ratios[] = {0.9f,  0.92f, 0.94f, 0.95f, 0.96f, 0.97f,
-                                        0.98f, 0.99f, 1.0f,  1.01f, 1.02f, 1.03f,
-                                        1.04f, 1.05f, 1.06f, 1.07f, 1.08f};
+  static constexpr float kFewRatios[] = {0.97f, 1.0f, 1.03f, 1.06f};
+  static constexpr float kManyRatios[] = {0.9f,  0.92f, 0.94f, 0.95f, 0.96f, 0.97f,
+                                          0.98f, 0.99f, 1.0f,  1.01f, 1.02f, 1.03f,
+                                          1.04f, 1.05f, 1.06f, 1.07f, 1.08f};
   static constexpr float kQ6Ratios[] = {0.98f,  0.985f, 0.99f,  0.995f, 1.0f,
                                         1.005f, 1.01f,  1.015f, 1.02f};
   TwoLevelPlan plain, weighted;
   switch (type) {
     case BlockType::kQ3_K:
-      plain = {{kQ3Plain, {}}, kQ3FewRatios, 0};
-      weighted = {{kQ3Some, kQ3Beyond}, kQ3Ratios, 1};
-      if (effort == Effort::kFast) plain = weighted = {{kQ3Few, {}}, kQ3FewRatios, 0};
-      if (effort == Effort::kBest) plain = weighted = {{kQ3All, kQ3AllBeyond}, kQ3Ratios, 2};
+      plain = {{kQ3Plain, {}}, kFewRatios, 0};
+      weighted = {{kQ3Some, kQ3Beyond}, kManyRatios, 1};
+      if (effort == Effort::kFast) plain = weighted = {{kQ3Few, {}}, kFewRatios, 0};
+      if (effort == Effort::kBest) plain = weighted = {{kQ3All, kQ3AllBeyond}, kManyRatios, 2};
       return std::make_unique<SymmetricKGrid<BlockType::kQ3_K, 4, 32>>(plain, weighted);
     case BlockType::kQ6_K:
       plain = weighted = {{kQ6Some, {}}, kQ6Ratios, 1};
       if (effort == Effort::kFast) plain = weighted = {{kQ6Few, {}}, kQ6Ratios, 0};
-      if (effort == Effort::kBest) plain = weighted = {{kQ6All, {}}, kQ3Ratios, 2};
+      if (effort == Effort::kBest) plain = weighted = {{kQ6All, {}}, kManyRatios, 2};
       return std::make_unique<SymmetricKGrid<BlockType::kQ6_K, 32, 128>>(plain, weighted);
     default:
       return nullptr;
