@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -12,6 +13,17 @@
 #endif
 
 namespace pennyweight {
+
+// Asks for huge pages for memory that is not touched yet, where it spans some. Advice only: where
+// it is refused, small pages do.
+inline void AdviseHugePages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHugePage - 1);
+  if (to > from) (void)madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+#endif
+}
 
 // `count` elements of a trivial T. Throws std::bad_alloc; sizes are the program's own, never a
 // file's. Blocks of several MiB ask for huge pages: packed panels are walked with large strides,
@@ -26,10 +38,7 @@ class AlignedBuffer {
     const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
     data_.reset(static_cast<T*>(std::aligned_alloc(alignment, rounded)));
     if (rounded != 0 && data_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-    // Advice only: where it is refused, small pages do.
-    if (alignment == kHugePage) (void)madvise(data_.get(), rounded, MADV_HUGEPAGE);
-#endif
+    if (alignment == kHugePage) AdviseHugePages(data_.get(), rounded);
   }
 
   T* data() { return data_.get(); }

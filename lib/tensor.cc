@@ -2,6 +2,7 @@
 
 #include <cassert>
 
+#include "lib/aligned_buffer.h"
 #include "lib/checked.h"
 
 namespace pennyweight {
@@ -32,6 +33,17 @@ std::string ShapeToString(const Shape& shape) {
 }
 
 namespace {
+
+// A new vector costs its pages, and large ones are quicker to get; old contents go with old memory.
+template <class T>
+void Grow(size_t n, std::vector<T>* v) {
+  if (n > v->capacity()) {
+    *v = std::vector<T>();
+    v->reserve(n);
+    AdviseHugePages(v->data(), n * sizeof(T));
+  }
+  v->resize(n);
+}
 
 void AllocateScaled(EncodedTensor* tile) {
   const ScaledSpec& spec = tile->encoding.scaled;
@@ -102,13 +114,13 @@ void EncodedTensor::Resize(const Encoding& to, int64_t new_rows, int64_t new_col
   if (!integer) {
     const std::optional<uint64_t> row_bytes = encoding.RowBytes(cols);
     assert(row_bytes.has_value());
-    data.resize(row_count * row_bytes.value_or(0));
+    Grow(row_count * row_bytes.value_or(0), &data);
     return;
   }
   const IntegerSpec& spec = encoding.integer;
   assert(spec.group_size == 0 || cols % spec.group_size == 0);
   const size_t groups = row_count * static_cast<size_t>(spec.Groups(cols));
-  codes.resize(row_count * static_cast<size_t>(cols));
+  Grow(row_count * static_cast<size_t>(cols), &codes);
   scales.resize(groups * static_cast<size_t>(DTypeBits(spec.scale_dtype) / 8));
   if (!spec.symmetric) zeros.resize(groups);
   if (spec.act_order) group_of_column.resize(static_cast<size_t>(cols));
