@@ -10,7 +10,7 @@
 //     least squares for all words.
 //  4. The words once more, under the scales as stored; here the wrong sign that an odd number of
 //     minus signs forces is chosen together with the word.
-// The moments make four trials enough: with twelve the error is a third of a percent less.
+// The moments make four trials enough: twelve take 0.1 to 0.6 percent off the error.
 #include <algorithm>
 #include <memory>
 
@@ -125,11 +125,11 @@ class IqGrid final : public BlockGrid {
       float factor = 0.85f, step = 1.15f;
       if (effort == Effort::kFast) {
         refit = false;
-        proposals = 3;
+        proposals = 0;
       } else if (effort == Effort::kBest) {
         trials = kMaxTrials;
         rounds = 2;
-        proposals = 16;
+        proposals = 6;
         factor = 0.65f;
         step = 1.09f;
       }
@@ -138,7 +138,7 @@ class IqGrid final : public BlockGrid {
     int trials = 4;                  // scales of a sub-block
     bool refit = true;               // the best of them by least squares
     int rounds = 1;                  // choices of levels, and fits of d to the words
-    int proposals = 6;               // proposals of codes under a full metric
+    int proposals = 2;               // proposals of codes under a full metric
     float factors[kMaxTrials] = {};  // of the trials
   };
 

@@ -29,7 +29,7 @@ class IqChooser {
     HWY_ALIGN float signs[kLanes];
   };
 
-  // Codes under a full metric are the best of this many proposals.
+  // Codes under a full metric take this many proposals more than the two that cost least.
   IqChooser(const CodebookIndex& index, int proposals) : index_(index), proposals_(proposals) {}
 
   // The best codes of x[kUnit] under h and a scale.

@@ -78,7 +78,7 @@ struct Bench {
     Choice choice;
     choice.encoding = *FindType("int4", {.group_size = 32});
     choice.quantize = true;
-    MatrixJob job{&source, 0, &choice, method, &statistics, true};
+    MatrixJob job{&source, 0, &choice, method, Effort::kNormal, &statistics, true};
     NullSink sink;
     Outcome outcome;
     ErrorSums sums;

@@ -253,5 +253,45 @@ TEST_CASE("Round with a factor comes near the best word and signs under it") {
   }
 }
 
+TEST_CASE("targets far above the weights that scales were found for saturate") {
+  for (const BlockType type : kTypes) {
+    CAPTURE(TraitsOf(type).name);
+    const auto grid = MakeGrid(Encoding::Block(type), 256);
+    const auto unit = static_cast<size_t>(grid->unit());
+    const auto bytes = static_cast<size_t>(grid->packed_bytes());
+    const std::vector<float> r = RandomFactor(unit, 51), h(256, 1.0f);
+    for (const float size : {0.0f, 0.01f}) {
+      std::vector<float> w = RandomWeights(256 * kLanes, 52, 1.0f);
+      for (float& v : w) v *= size;
+      grid->BeginBlock(Lanes(w).data(), h.data(), ScaleSearch::kSearch);
+      const std::vector<float> far = RandomWeights(256 * kLanes, 53, 1e30f);
+      const LaneArray<float> lanes = Lanes(far);
+      LaneArray<float> decoded(256 * kLanes);
+      for (int64_t i = 0; i < 256; i += grid->unit()) {
+        if (i > 0 && i % grid->sub_block() == 0) {
+          grid->BeginSubBlock(i / grid->sub_block(), lanes.data() + i * kLanes, h.data() + i);
+        }
+        grid->Round(i, lanes.data() + i * kLanes, r.data(), grid->unit(),
+                    decoded.data() + i * kLanes);
+      }
+      std::vector<uint8_t> packed(bytes * kLanes);
+      grid->Pack(packed.data());
+      for (size_t l = 0; l < kLanes; ++l) {
+        float read[256];
+        FindBlockDecoder(type)(packed.data() + l * bytes, read);
+        const double d = LoadF16(packed.data() + l * bytes);
+        for (int64_t i = 0; i < 256; ++i) {
+          REQUIRE(read[i] == decoded[i * kLanes + static_cast<int64_t>(l)]);
+          if (size == 0) REQUIRE(read[i] == 0);
+          // Sub-blocks that were fitted to the targets have the highest scale there is.
+          if (size > 0 && i >= grid->sub_block()) {
+            REQUIRE(ScaleOf(type, packed.data() + l * bytes, i) > 31 * 0.12 * d);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pennyweight
