@@ -181,7 +181,7 @@ TEST_CASE("the first tensor with a value that is no number is named, whatever th
     CHECK(out.status.error().code == ErrorCode::kNonFinite);
     CHECK(out.status.error().tensor == "small7");
     // 2000 = 31 * 64 + 16.
-    CHECK(out.status.error().message == "NaN at row 31, column 16");
+    CHECK(out.status.error().message == "NaN at element 2000 (row 31, column 16)");
   }
 }
 
@@ -193,7 +193,7 @@ TEST_CASE("a bad value far down a large tensor is named by its row there") {
   std::memcpy(made->source.data("w").data() + 4 * (8765 * 128 + 43), &bad, 4);
   const Streamed out = Stream(*made, 2, kPlenty, nullptr);
   REQUIRE(!out.status.ok());
-  CHECK(out.status.error().message == "infinity at row 8765, column 43");
+  CHECK(out.status.error().message == "infinity at element 1121963 (row 8765, column 43)");
 }
 
 TEST_CASE("a limit that not one tile fits under is an error that says what would do") {

@@ -83,8 +83,8 @@ TEST_CASE("integer types take group size and symmetry from the options, or from 
 
 TEST_CASE("scaled and codebook types by name and suffix") {
   const IntegerSpec spec;
-  for (const char* name :
-       {"fp8_e4m3_tensor", "fp8_e4m3_channel", "fp8_e4m3_b128x128", "fp8_e5m2_tensor"}) {
+  for (const char* name : {"fp8_e4m3_tensor", "fp8_e4m3_channel", "fp8_e4m3_b128x128",
+                           "fp8_e5m2_b64x96", "fp8_e5m2_tensor"}) {
     const auto type = NamedType(name, spec);
     REQUIRE(type.has_value());
     CHECK(type->kind == Encoding::Kind::kScaled);
@@ -98,8 +98,8 @@ TEST_CASE("scaled and codebook types by name and suffix") {
     CHECK(type->Name() == name);
   }
   CHECK(NamedType("fp4", spec)->Name() == "fp4_b64");
-  for (const char* name : {"fp8", "fp8_e4m3_", "fp8_e4m3_row", "fp8_e4m3_b64x64", "nf4_g64",
-                           "nf4_b32", "nf4_b96", "nf4_b64x", "nf4_b8192", "fp4_e2m1"}) {
+  for (const char* name : {"fp8", "fp8_e4m3_", "fp8_e4m3_row", "fp8_e4m3_b64", "fp8_e4m3_b0x64",
+                           "nf4_g64", "nf4_b16", "nf4_b96", "nf4_b64x", "nf4_b8192", "fp4_e2m1"}) {
     CAPTURE(name);
     CHECK_FALSE(NamedType(name, spec).has_value());
   }
