@@ -120,7 +120,8 @@ void DecodeScaledRows(const EncodedTensor& tile, int64_t row, int64_t count, flo
       const int64_t end = std::min(cols, (g + 1) * width);
       for (int64_t c = g * width; c < end; ++c) {
         const float value =
-            halves ? SmallFloatValue(DType::kF4, bytes[c / 2] >> (c % 2 * 4)) : values[bytes[c]];
+            halves ? SmallFloatValue(DType::kF4, static_cast<uint8_t>(bytes[c / 2] >> (c % 2 * 4)))
+                   : values[bytes[c]];
         out[c] = value * scale;
       }
     }

@@ -85,18 +85,18 @@ class Iq1Search {
 
   // The least cost of a second half that goes with `first`.
   V LeastSecond(int first, int64_t l) const {
-    const uint8_t* list = book_.second.data();
-    const int begin = book_.start[static_cast<size_t>(first)];
-    const int end = book_.start[static_cast<size_t>(first) + 1];
+    const LaneTag d;
+    const float* costs = second_ + l;
+    const uint16_t* at = book_.column.data() + book_.start[static_cast<size_t>(first)];
+    const uint16_t* end = book_.column.data() + book_.start[static_cast<size_t>(first) + 1];
     V a = Splat(3e38f), b = a, c = a, e = a;
-    int k = begin;
-    for (; k + 4 <= end; k += 4) {
-      a = hn::Min(a, LoadCol(second_ + l, list[k]));
-      b = hn::Min(b, LoadCol(second_ + l, list[k + 1]));
-      c = hn::Min(c, LoadCol(second_ + l, list[k + 2]));
-      e = hn::Min(e, LoadCol(second_ + l, list[k + 3]));
+    for (; at + 4 <= end; at += 4) {
+      a = hn::Min(a, hn::Load(d, costs + at[0]));
+      b = hn::Min(b, hn::Load(d, costs + at[1]));
+      c = hn::Min(c, hn::Load(d, costs + at[2]));
+      e = hn::Min(e, hn::Load(d, costs + at[3]));
     }
-    for (; k < end; ++k) a = hn::Min(a, LoadCol(second_ + l, list[k]));
+    for (; at < end; ++at) a = hn::Min(a, hn::Load(d, costs + *at));
     return hn::Min(hn::Min(a, b), hn::Min(c, e));
   }
 

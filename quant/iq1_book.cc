@@ -27,6 +27,7 @@ Iq1Book MakeBook() {
     for (uint16_t i = 0; i < 2048; ++i) {
       if (HalfOf(kIq1SGrid[i] & 0xFFu) != first) continue;
       book.second[at] = static_cast<uint8_t>(HalfOf(kIq1SGrid[i] >> 8u));
+      book.column[at] = static_cast<uint16_t>(book.second[at] * kLanes);
       book.entry[at] = i;
       ++at;
     }

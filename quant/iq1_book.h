@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "quant/lanes.h"
+
 namespace pennyweight {
 
 inline constexpr int kTernaryHalves = 81;
@@ -13,6 +15,7 @@ struct Iq1Book {
   // Second halves that go with first half i: second[start[i]] up to second[start[i + 1]].
   std::array<uint16_t, kTernaryHalves + 1> start;
   std::array<uint8_t, 2048> second;
+  std::array<uint16_t, 2048> column;  // of `second` in a lane buffer: times kLanes
   std::array<uint16_t, 2048> entry;  // beside `second`: the index in kIq1SGrid
   // The values -1, 0, 1 of each half.
   std::array<std::array<float, 4>, kTernaryHalves> values;

@@ -59,21 +59,6 @@ void AddImpl(const float* w, const float* w_hat, int64_t n, double* sums) {
   sums[3] = *std::max_element(largest, largest + kChains);
 }
 
-bool AllFiniteImpl(const float* w, int64_t n) {
-  const hn::ScalableTag<float> df;
-  const hn::RebindToSigned<decltype(df)> d;
-  const auto width = static_cast<int64_t>(hn::Lanes(d));
-  const auto magnitude = hn::Set(d, 0x7fffffff);
-  auto most = hn::Zero(d);
-  int64_t i = 0;
-  for (; i + width <= n; i += width) {
-    most = hn::Max(most, hn::And(hn::BitCast(d, hn::LoadU(df, w + i)), magnitude));
-  }
-  bool finite = hn::AllTrue(d, hn::Lt(most, hn::Set(d, 0x7f800000)));
-  for (; i < n; ++i) finite &= std::isfinite(w[i]);
-  return finite;
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace pennyweight
 HWY_AFTER_NAMESPACE();
@@ -82,7 +67,6 @@ HWY_AFTER_NAMESPACE();
 namespace pennyweight {
 
 HWY_EXPORT(AddImpl);
-HWY_EXPORT(AllFiniteImpl);
 
 void WeightError::Add(const float* w, const float* w_hat, int64_t n) {
   double sums[4];
@@ -95,8 +79,6 @@ void WeightError::Add(const float* w, const float* w_hat, int64_t n) {
   max_abs_error = std::max(max_abs_error, sums[3]);
   count += n;
 }
-
-bool AllFinite(const float* w, int64_t n) { return HWY_DYNAMIC_DISPATCH(AllFiniteImpl)(w, n); }
 
 void WeightError::Merge(const WeightError& other) {
   sum_sq += other.sum_sq;

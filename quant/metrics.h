@@ -23,7 +23,4 @@ struct WeightError {
   double Cosine() const;  // 1 when both are zero
 };
 
-// Whether none of w[n] is NaN or infinite.
-bool AllFinite(const float* w, int64_t n);
-
 }  // namespace pennyweight

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <functional>
 #include <optional>
@@ -169,6 +170,17 @@ void AddReference(const BenchData& data, const BlockTraits& traits, const GgmlLi
   }
 }
 
+// Copies the f32 weights: what minmax is held against.
+void AddCopy(const BenchData& data, std::vector<Run>* runs) {
+  Run run;
+  run.name = "memcpy";
+  run.encode = [&data](EncodedTensor* out) {
+    out->Resize(Encoding::Plain(DType::kF32), data.rows, data.cols);
+    std::memcpy(out->data.data(), data.w.data(), data.w.size() * sizeof(float));
+  };
+  runs->push_back(std::move(run));
+}
+
 Error UnknownType(const std::string& name) {
   return Error(ErrorCode::kUsage, "no type " + name).Hint("pennyweight types lists them");
 }
@@ -185,6 +197,7 @@ Result<BenchRow> MeasureType(const Options& options, const BenchData& data, cons
   }
   std::vector<Run> runs;
   AddOurs(data, *encoding, &runs);
+  AddCopy(data, &runs);
   if (library != nullptr && encoding->kind == Encoding::Kind::kBlock) {
     const BlockTraits& traits = TraitsOf(encoding->block);
     if (GgmlLibrary::Encodes(traits, data.cols)) AddReference(data, traits, *library, &runs);

@@ -15,7 +15,7 @@
 #include "lib/sha256.h"
 #include "quant/codec_blocks.h"
 #include "quant/iq_grids.h"
-#include "quant/kquants_pack.h"
+#include "tests/quant/kquants_pack.h"
 
 namespace pennyweight {
 namespace {

@@ -95,27 +95,5 @@ TEST_CASE("sums are those of eight chains in plain code, to the bit, on every ta
   }
 }
 
-TEST_CASE("one value that is not finite is found wherever it stands") {
-  constexpr float kInf = std::numeric_limits<float>::infinity();
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
-    CAPTURE(hwy::TargetName(target));
-    for (const int64_t n : {1, 15, 16, 67}) {
-      std::vector<float> w = RandomWeights(n, 3);
-      w[0] = -std::numeric_limits<float>::max();
-      CHECK(AllFinite(w.data(), n));
-      for (int64_t i = 0; i < n; ++i) {
-        const float kept = w[static_cast<size_t>(i)];
-        for (const float bad : {kInf, -kInf, std::nanf("")}) {
-          w[static_cast<size_t>(i)] = bad;
-          CHECK(!AllFinite(w.data(), n));
-        }
-        w[static_cast<size_t>(i)] = kept;
-      }
-    }
-  }
-  hwy::SetSupportedTargetsForTest(0);
-}
-
 }  // namespace
 }  // namespace pennyweight

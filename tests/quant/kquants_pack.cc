@@ -1,4 +1,4 @@
-#include "quant/kquants_pack.h"
+#include "tests/quant/kquants_pack.h"
 
 #include <algorithm>
 
