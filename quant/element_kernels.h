@@ -39,6 +39,10 @@ void GroupMagnitudes(const float* x, int64_t n, int64_t group, uint32_t* bits);
 void EncodeGroups(ElementSet set, const float* x, int64_t n, int64_t group, const float* scales,
                   uint8_t* codes);
 
+// The same of E2M1 where every scale is a power of two, from 2^-127 to 2^127.
+void EncodePowerGroups(const float* x, int64_t n, int64_t group, const float* scales,
+                       uint8_t* codes);
+
 // Sums over the nearest elements q of x / scale: `a / b` is the best scale for them.
 struct ElementSums {
   float a;  // sum h x q

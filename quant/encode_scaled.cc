@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +16,8 @@
 #include "quant/codec_scaled.h"
 #include "quant/element_kernels.h"
 #include "quant/element_search.h"
-#include "quant/method_checks.h"
 #include "quant/fit_block.h"
+#include "quant/method_checks.h"
 
 namespace pennyweight {
 namespace {
@@ -218,19 +220,20 @@ Status EncodeMxRow(const Rows& in, int64_t row, EncodedTensor* out) {
   PW_TRY(Magnitudes(in, row, 1, kMxGroup, &most));
   std::vector<float> scales(most.size());
   std::vector<uint8_t> exponents(most.size());
-  FitBlock block(kMxGroup);
+  std::optional<FitBlock> block;
+  if (in.search == ScaleSearch::kSearch) block.emplace(kMxGroup);
   for (size_t g = 0; g < most.size(); ++g) {
     // The largest power of two below the magnitude, over that of the largest element (4).
     const int start = std::max(0, static_cast<int>(most[g] >> 23) - 2);
     int best = start;
     if (in.search == ScaleSearch::kSearch && most[g] != 0) {
       const int64_t col = static_cast<int64_t>(g) * kMxGroup;
-      block.Load({w + col, static_cast<size_t>(kMxGroup)}, in.ImportanceAt(col, kMxGroup));
+      block->Load({w + col, static_cast<size_t>(kMxGroup)}, in.ImportanceAt(col, kMxGroup));
       float least = 0;
       for (const int exponent : {start, start + 1, start - 1}) {
         if (exponent < 0) continue;
         const float error =
-            SumElementErrors(ElementSet::kE2M1, block.kernel(), PowerOf(exponent) / block.unit());
+            SumElementErrors(ElementSet::kE2M1, block->kernel(), PowerOf(exponent) / block->unit());
         if (exponent != start && !(error < least)) continue;
         least = error;
         best = exponent;
@@ -240,12 +243,19 @@ Status EncodeMxRow(const Rows& in, int64_t row, EncodedTensor* out) {
     scales[g] = PowerOf(best);
   }
   std::vector<uint8_t> codes(static_cast<size_t>(in.cols));
-  EncodeGroups(ElementSet::kE2M1, w, in.cols, kMxGroup, scales.data(), codes.data());
+  EncodePowerGroups(w, in.cols, kMxGroup, scales.data(), codes.data());
   uint8_t* to = out->data.data() + row * groups * kMxBytes;
   for (int64_t g = 0; g < groups; ++g, to += kMxBytes) {
     const uint8_t* from = codes.data() + g * kMxGroup;
     to[0] = exponents[static_cast<size_t>(g)];
-    for (int j = 0; j < 16; ++j) to[1 + j] = static_cast<uint8_t>(from[j] | from[j + 16] << 4);
+    // In words, in which eight codes move at once: none reaches beyond its own byte.
+    for (int j = 0; j < 16; j += 8) {
+      uint64_t low, high;
+      std::memcpy(&low, from + j, 8);
+      std::memcpy(&high, from + j + 16, 8);
+      low |= high << 4;
+      std::memcpy(to + 1 + j, &low, 8);
+    }
   }
   return OkStatus();
 }

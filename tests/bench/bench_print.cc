@@ -77,7 +77,8 @@ void PrintTableRow(const BenchRow& row) {
 void PrintJson(const BenchRow& row, bool first) {
   fmt::print("{}    {{\"type\": \"{}\", \"bits_per_weight\": {:.4f}", first ? "" : ",\n", row.type,
              row.bits);
-  for (const char* name : {"rtn", "rtn_importance", "minmax", "ggml", "ggml_importance"}) {
+  for (const char* name :
+       {"rtn", "rtn_importance", "minmax", "memcpy", "ggml", "ggml_importance"}) {
     const Figures* f = row.Find(name);
     if (f == nullptr) {
       fmt::print(", \"{}\": null", name);
@@ -109,8 +110,9 @@ void PrintMarkdownHead(bool speed, const std::string& title) {
   fmt::print("### {}\n\n", title);
   if (speed) {
     fmt::print(
-        "| type | `rtn` | reference | ratio | `rtn`, importance | reference | ratio | `minmax` |\n"
-        "|---|---|---|---|---|---|---|---|\n");
+        "| type | `rtn` | reference | ratio | `rtn`, importance | reference | ratio | `minmax` | "
+        "its "
+        "time over memcpy's |\n|---|---|---|---|---|---|---|---|---|\n");
   } else {
     fmt::print(
         "| type | bits | `minmax` | `rtn` | reference | ratio | least | `rtn`, importance | "
@@ -127,7 +129,8 @@ void PrintMarkdownRow(bool speed, const BenchRow& row) {
     const auto field = &Figures::speed;
     line += SpeedColumn(plain) + SpeedColumn(other) + RatioColumn(plain, other, field, 2) +
             SpeedColumn(weighted) + SpeedColumn(other_weighted) +
-            RatioColumn(weighted, other_weighted, field, 2) + SpeedColumn(minmax);
+            RatioColumn(weighted, other_weighted, field, 2) + SpeedColumn(minmax) +
+            RatioColumn(row.Find("memcpy"), minmax, field, 2);
   } else {
     const auto rrmse = &Figures::rrmse, wrmse = &Figures::wrmse;
     line += fmt::format("{:.3f} | ", row.bits) + ErrorColumn(minmax, rrmse) +
