@@ -71,9 +71,9 @@ Made by `tests/bench/quality_table.sh speed`. Millions of weights a second that 
 from f32 rows of 256, measured by its processor time, the best of several turns that alternate with
 llama.cpp's `ggml_quantize_chunk` in the same process; the ratio is the figure to trust on a shared
 machine, above 1 is better. Beside `minmax` stands its time over that of a memcpy of the same f32
-weights; for rows beyond the cache look at the last table. The reference is compiled for the same instruction set
-(`-march=native`, `-march=x86-64-v3`); its own build sets no such flag for these files and is
-mostly slower. Ours includes the check for NaN and infinity.
+weights; for rows beyond the cache look at the last table. The reference is compiled for the same
+instruction set (`-march=native`, `-march=x86-64-v3`); its own build sets no such flag for these
+files and is mostly slower. Ours includes the check for NaN and infinity.
 
 EOF
   "$bench" "${types[@]}" --rounds "${ROUNDS:-7}" --ggml "$1" --markdown speed
