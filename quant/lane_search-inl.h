@@ -56,8 +56,9 @@ struct Normal {
   explicit Normal(const LowHigh& w) {
     up = Normalizer(hn::Max(hn::Abs(w.low), hn::Abs(w.high)));
     down = hn::Div(Splat(1.0f), up);
-    low = hn::Mul(w.low, up);
-    high = hn::Mul(w.high, up);
+    // Of the two zeros always the positive one, so that which of them was found does not matter.
+    low = hn::Add(hn::Mul(w.low, up), hn::Zero(LaneTag()));
+    high = hn::Add(hn::Mul(w.high, up), hn::Zero(LaneTag()));
   }
   // A normalised scale or offset as it is stored, normalised again.
   V Stored(DType dtype, V v) const { return hn::Mul(RoundToDType(dtype, hn::Mul(v, down)), up); }

@@ -14,10 +14,10 @@ namespace pennyweight {
 // Weights as models have them: heavier tails than Gaussian, one large value in a hundred.
 inline std::vector<float> RandomWeights(int64_t count, uint32_t seed, float deviation = 0.05f) {
   std::mt19937 rng(seed);
-  std::normal_distribution<float> normal(0, deviation);
+  std::normal_distribution<float> normal(0, 1);  // a deviation of 0 is no distribution's
   std::vector<float> w(static_cast<size_t>(count));
   for (float& v : w) {
-    v = normal(rng);
+    v = deviation * normal(rng);
     if (rng() % 100 == 0) v *= 4;
   }
   return w;
