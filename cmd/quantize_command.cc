@@ -17,6 +17,7 @@
 #include "formats/sinks.h"
 #include "lib/hash.h"
 #include "lib/linalg.h"
+#include "lib/nvfp4.h"
 #include "quant/codec.h"
 #include "quant/effort.h"
 #include "quant/non_finite.h"
@@ -223,11 +224,7 @@ void AdjustChoices(const Model& model, Layout layout, std::vector<Choice>* choic
     // Outside GGUF the scales of NVFP4 are tensors, and have a divisor for all of them.
     if (layout == Layout::kCompressedTensors &&
         choice.encoding == Encoding::Block(BlockType::kNVFP4)) {
-      choice.encoding = Encoding::Scaled({.element = DType::kF4,
-                                          .block_rows = 1,
-                                          .block_cols = 16,
-                                          .scale_dtype = DType::kF8E4M3,
-                                          .divided = true});
+      choice.encoding = Nvfp4Encoding();
     }
     // Clients of compressed-tensors give scales the model's dtype; f16 ends too early for them.
     if (layout == Layout::kCompressedTensors && choice.quantize &&

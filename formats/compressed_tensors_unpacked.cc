@@ -6,12 +6,12 @@
 #include <cstring>
 
 #include "lib/checked.h"
+#include "lib/nvfp4.h"
 
 namespace pennyweight {
 namespace {
 
 constexpr int64_t kNone = PartsIndex::kNone;
-constexpr int64_t kNvfp4Group = 16;
 
 // Rows [row, row + count) of scales or zero points; `one` stands for all rows.
 Status ReadShared(const TensorSource& source, int64_t part, bool one, int64_t row, int64_t count,
@@ -145,11 +145,7 @@ Status AddNvfp4Linear(const PartsIndex& index, const std::string& prefix, int64_
   TensorInfo info;
   info.name = prefix + ".weight";
   info.shape = {codes[0], cols};
-  info.encoding = Encoding::Scaled({.element = DType::kF4,
-                                    .block_rows = 1,
-                                    .block_cols = kNvfp4Group,
-                                    .scale_dtype = DType::kF8E4M3,
-                                    .divided = true});
+  info.encoding = Nvfp4Encoding();
   return packing->Add(index, std::move(info), packed, {packed, scale, global},
                       std::make_unique<Nvfp4Tensor>(packed, scale, divisor));
 }

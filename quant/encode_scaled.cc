@@ -12,6 +12,7 @@
 
 #include "lib/checked.h"
 #include "lib/dtype.h"
+#include "lib/nvfp4.h"
 #include "lib/parallel.h"
 #include "quant/codec_scaled.h"
 #include "quant/element_kernels.h"
@@ -26,7 +27,6 @@ constexpr int64_t kRowsPerTask = 16;
 constexpr uint32_t kInfinity = 0x7f800000;
 constexpr int64_t kMxGroup = 32;
 constexpr int64_t kMxBytes = 17;
-constexpr int64_t kNvGroup = 16;
 constexpr float kMostE4M3 = 448;
 constexpr float kMostE2M1 = 6;
 
@@ -182,28 +182,28 @@ uint8_t SearchNvScale(const FitBlock& block, uint8_t start, float divisor) {
 }
 
 Status EncodeNvRow(const Rows& in, int64_t row, float divisor, EncodedTensor* out) {
-  const int64_t groups = in.cols / kNvGroup;
+  const int64_t groups = in.cols / kNvfp4Group;
   const float* w = in.w + row * in.cols;
   std::vector<uint32_t> most;
-  PW_TRY(Magnitudes(in, row, 1, kNvGroup, &most));
+  PW_TRY(Magnitudes(in, row, 1, kNvfp4Group, &most));
   std::vector<float> scales(most.size());
   for (size_t g = 0; g < most.size(); ++g) {
     scales[g] = std::bit_cast<float>(most[g]) / kMostE2M1 * divisor;
   }
   uint8_t* bytes = out->scales.data() + row * groups;
   NvScaleBytes(scales.data(), groups, bytes);
-  FitBlock block(kNvGroup);
+  FitBlock block(kNvfp4Group);
   const auto& values = E4M3Values();
   for (int64_t g = 0; g < groups; ++g) {
     if (in.search == ScaleSearch::kSearch && most[static_cast<size_t>(g)] != 0) {
-      block.Load({w + g * kNvGroup, static_cast<size_t>(kNvGroup)},
-                 in.ImportanceAt(g * kNvGroup, kNvGroup));
+      block.Load({w + g * kNvfp4Group, static_cast<size_t>(kNvfp4Group)},
+                 in.ImportanceAt(g * kNvfp4Group, kNvfp4Group));
       bytes[g] = SearchNvScale(block, bytes[g], divisor);
     }
     scales[static_cast<size_t>(g)] = values[bytes[g]] / divisor;
   }
   std::vector<uint8_t> codes(static_cast<size_t>(in.cols));
-  EncodeGroups(ElementSet::kE2M1, w, in.cols, kNvGroup, scales.data(), codes.data());
+  EncodeGroups(ElementSet::kE2M1, w, in.cols, kNvfp4Group, scales.data(), codes.data());
   PackHalves(codes.data(), in.cols, out->data.data() + row * in.cols / 2);
   return OkStatus();
 }
@@ -299,10 +299,7 @@ bool CanEncodeScaled(const Encoding& encoding, int64_t cols) {
   if (encoding.kind != Encoding::Kind::kScaled) return false;
   const ScaledSpec& spec = encoding.scaled;
   if (spec.absmax || spec.block_rows < 0 || spec.block_cols < 0) return false;
-  if (IsNvfp4(encoding)) {
-    return spec.divided && spec.scale_dtype == DType::kF8E4M3 && spec.block_rows == 1 &&
-           spec.block_cols == kNvGroup && cols % kNvGroup == 0;
-  }
+  if (IsNvfp4(encoding)) return encoding == Nvfp4Encoding() && cols % kNvfp4Group == 0;
   return IsFp8(spec.element) && IsFloatDType(spec.scale_dtype) && !spec.divided &&
          (spec.block_rows > 0 || spec.block_cols == 0);
 }

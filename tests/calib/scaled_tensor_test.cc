@@ -9,6 +9,7 @@
 
 #include "calib/matrix_job.h"
 #include "calib/stream_tensors.h"
+#include "lib/nvfp4.h"
 #include "quant/method.h"
 #include "quant/type_table.h"
 #include "test_model.h"
@@ -47,13 +48,7 @@ class JoiningSink : public TensorSink {
 
 // What a type is outside GGUF.
 Encoding TypeNamed(const char* name) {
-  if (std::string_view(name) == "nvfp4") {
-    return Encoding::Scaled({.element = DType::kF4,
-                             .block_rows = 1,
-                             .block_cols = 16,
-                             .scale_dtype = DType::kF8E4M3,
-                             .divided = true});
-  }
+  if (std::string_view(name) == "nvfp4") return Nvfp4Encoding();
   return *NamedType(name, IntegerSpec());
 }
 

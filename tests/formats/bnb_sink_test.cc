@@ -18,12 +18,7 @@ Encoding Book(CodebookSpec::Book book, int64_t block = 64) {
 }
 
 std::unique_ptr<TensorSink> MakeSink(const std::string& path, const Model& model) {
-  SinkOptions options;
-  options.path = path;
-  options.model = &model;
-  auto sink = MakeBnbSink(options);
-  REQUIRE(sink.ok());
-  return std::move(*sink);
+  return OpenSink(MakeBnbSink, path, model);
 }
 
 EncodedTensor RandomCodes(const Encoding& encoding, int64_t rows, int64_t cols) {

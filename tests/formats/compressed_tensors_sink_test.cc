@@ -9,6 +9,7 @@
 #include "formats/sinks.h"
 #include "lib/checked.h"
 #include "lib/json.h"
+#include "lib/nvfp4.h"
 #include "tests/formats/sink_test_util.h"
 
 namespace pennyweight {
@@ -17,12 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::unique_ptr<TensorSink> MakeSink(const std::string& path, const Model& model) {
-  SinkOptions options;
-  options.path = path;
-  options.model = &model;
-  auto sink = MakeCompressedTensorsSink(options);
-  REQUIRE(sink.ok());
-  return std::move(*sink);
+  return OpenSink(MakeCompressedTensorsSink, path, model);
 }
 
 IntegerSpec Spec(int bits, int64_t group, bool symmetric, DType scale = DType::kF16) {
@@ -231,11 +227,7 @@ TEST_CASE("8-bit floats, NVFP4 and MXFP4 come back from the reader, each in its 
   TempFolder temp;
   const Model input = MakeInputFolder(temp);
   auto sink = MakeSink(temp / "out", input);
-  const Encoding nvfp4 = Encoding::Scaled({.element = DType::kF4,
-                                           .block_rows = 1,
-                                           .block_cols = 16,
-                                           .scale_dtype = DType::kF8E4M3,
-                                           .divided = true});
+  const Encoding nvfp4 = Nvfp4Encoding();
   const std::vector<OutputTensor> tensors = {
       {Layer("self_attn.q_proj"), Fp8(0, 0, DType::kF32), {97, 40}},
       {Layer("self_attn.k_proj"), Fp8(1, 0, DType::kBF16), {97, 41}},
@@ -290,11 +282,7 @@ TEST_CASE("rows of one block with different scales, and a divisor of zero, are r
   TempFolder temp;
   const Model input = MakeInputFolder(temp);
   auto sink = MakeSink(temp / "out", input);
-  const Encoding nvfp4 = Encoding::Scaled({.element = DType::kF4,
-                                           .block_rows = 1,
-                                           .block_cols = 16,
-                                           .scale_dtype = DType::kF8E4M3,
-                                           .divided = true});
+  const Encoding nvfp4 = Nvfp4Encoding();
   const std::vector<OutputTensor> tensors = {
       {Layer("self_attn.q_proj"), Fp8(0, 0, DType::kF32), {64, 40}},
       {Layer("self_attn.k_proj"), Fp8(128, 128, DType::kF32), {200, 128}},

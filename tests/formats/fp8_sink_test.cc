@@ -19,12 +19,7 @@ Encoding Fp8(DType element, int64_t rows, int64_t cols, DType scale = DType::kF3
 }
 
 std::unique_ptr<TensorSink> MakeSink(const std::string& path, const Model& model) {
-  SinkOptions options;
-  options.path = path;
-  options.model = &model;
-  auto sink = MakeFp8Sink(options);
-  REQUIRE(sink.ok());
-  return std::move(*sink);
+  return OpenSink(MakeFp8Sink, path, model);
 }
 
 // Rows of one block share their scales.

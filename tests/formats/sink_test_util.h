@@ -8,10 +8,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "formats/sinks.h"
 #include "lib/model.h"
 #include "lib/tensor_sink.h"
 
@@ -155,6 +158,18 @@ inline void FlipBit(const std::string& path, int64_t from_end) {
 inline bool SameTile(const EncodedTensor& a, const EncodedTensor& b) {
   return a.rows == b.rows && a.cols == b.cols && a.data == b.data && a.codes == b.codes &&
          a.scales == b.scales && a.zeros == b.zeros;
+}
+
+// The sink that `make` gives for a path and the model that is written.
+inline std::unique_ptr<TensorSink> OpenSink(
+    Result<std::unique_ptr<TensorSink>> (*make)(const SinkOptions&), const std::string& path,
+    const Model& model) {
+  SinkOptions options;
+  options.path = path;
+  options.model = &model;
+  auto sink = make(options);
+  REQUIRE(sink.ok());
+  return std::move(*sink);
 }
 
 }  // namespace pennyweight

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "lib/dtype.h"
+#include "lib/nvfp4.h"
 #include "quant/codec.h"
 #include "quant/codec_scaled.h"
 #include "quant/element_kernels.h"
@@ -25,14 +26,6 @@ namespace {
 Encoding Fp8(DType element, int64_t rows, int64_t cols, DType scale = DType::kF32) {
   return Encoding::Scaled(
       {.element = element, .block_rows = rows, .block_cols = cols, .scale_dtype = scale});
-}
-
-Encoding Nvfp4() {
-  return Encoding::Scaled({.element = DType::kF4,
-                           .block_rows = 1,
-                           .block_cols = 16,
-                           .scale_dtype = DType::kF8E4M3,
-                           .divided = true});
 }
 
 Encoding Mxfp4() { return Encoding::Block(BlockType::kMXFP4); }
@@ -51,7 +44,7 @@ std::vector<Expected> AllEncodings() {
       {Fp8(DType::kF8E4M3, 128, 128), 3e-4, 1.5e-3},
       {Fp8(DType::kF8E5M2, 1, 0, DType::kF16), 1e-3, 6e-3},
       {Fp8(DType::kF8E5M2, 40, 24), 1e-3, 6e-3},
-      {Nvfp4(), 4e-3, 1.5e-2},
+      {Nvfp4Encoding(), 4e-3, 1.5e-2},
       {Mxfp4(), 6e-3, 3e-2},
       {Book(CodebookSpec::Book::kNf4), 4e-3, 1.6e-2},
       {Book(CodebookSpec::Book::kFp4), 6e-3, 3e-2},
@@ -251,7 +244,7 @@ TEST_CASE("a NaN and an infinity are named by row and column") {
 }
 
 TEST_CASE("what cannot be encoded is not taken for it") {
-  CHECK(!CanEncodeScaled(Nvfp4(), 40));
+  CHECK(!CanEncodeScaled(Nvfp4Encoding(), 40));
   CHECK(!CanEncodeScaled(Mxfp4(), 48));
   CHECK(!CanEncodeScaled(Encoding::Block(BlockType::kQ4_0), 64));
   CHECK(!CanEncodeScaled(Encoding::Scaled({.element = DType::kI8, .absmax = true}), 64));
@@ -259,8 +252,9 @@ TEST_CASE("what cannot be encoded is not taken for it") {
   CHECK(!CanEncodeCodebook(Encoding::Codebook({.nested_block = 256})));
   EncodedTensor tile;
   const std::vector<float> w(80);
-  CHECK(QuantizeRtn({}, Nvfp4(), w.data(), 2, 40, {}, ScaleSearch::kMinMax, &tile).error().code ==
-        ErrorCode::kUnsupported);
+  CHECK(QuantizeRtn({}, Nvfp4Encoding(), w.data(), 2, 40, {}, ScaleSearch::kMinMax, &tile)
+            .error()
+            .code == ErrorCode::kUnsupported);
 }
 
 TEST_CASE("codebook blocks cross rows where the columns do not divide") {
