@@ -18,6 +18,21 @@ namespace {
 constexpr std::string_view kSpaceMembers =
     R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 
+// Letters and numbers of Unicode 15 and 16, which PCRE2 10.42 does not know yet and tokenizers
+// does.
+constexpr std::string_view kNewLetters =
+    R"(\x{1c89}\x{1c8a}\x{a7cb}-\x{a7cd}\x{a7da}-\x{a7dc}\x{105c0}-\x{105f3}\x{10d4a}-\x{10d65})"
+    R"(\x{10d6f}-\x{10d85}\x{10ec2}-\x{10ec4}\x{1123f}\x{11240}\x{11380}-\x{11389}\x{1138b})"
+    R"(\x{1138e}\x{11390}-\x{113b5}\x{113b7}\x{113d1}\x{113d3}\x{11bc0}-\x{11be0}\x{11f02})"
+    R"(\x{11f04}-\x{11f10}\x{11f12}-\x{11f33}\x{1342f}\x{13441}-\x{13446}\x{13460}-\x{143fa})"
+    R"(\x{16100}-\x{1611d}\x{16d40}-\x{16d6c}\x{18cff}\x{1b132}\x{1b155}\x{1df25}-\x{1df2a})"
+    R"(\x{1e030}-\x{1e06d}\x{1e4d0}-\x{1e4eb}\x{1e5d0}-\x{1e5ed}\x{1e5f0}\x{2b739})"
+    R"(\x{2ebf0}-\x{2ee5d}\x{31350}-\x{323af})";
+constexpr std::string_view kNewNumbers =
+    R"(\x{10d40}-\x{10d49}\x{116d0}-\x{116e3}\x{11bf0}-\x{11bf9}\x{11f50}-\x{11f59})"
+    R"(\x{16130}-\x{16139}\x{16d70}-\x{16d79}\x{1ccf0}-\x{1ccf9}\x{1d2c0}-\x{1d2d3})"
+    R"(\x{1e4f0}-\x{1e4f9}\x{1e5f1}-\x{1e5fa})";
+
 // Steps that one match may take before it is given up. The patterns take no more than a few for
 // each byte that they look at, so only a text of gigabytes without a word's end gets there; a block
 // of it is then a word.
@@ -51,6 +66,12 @@ std::string PcrePattern(std::string_view pattern) {
         out += kSpaceMembers;
       } else if (next == 's' || next == 'S') {
         out += fmt::format("[{}{}]", next == 'S' ? "^" : "", kSpaceMembers);
+      } else if (pattern.substr(i).starts_with("p{L}") || pattern.substr(i).starts_with("p{N}")) {
+        const char kind = pattern[i + 2];
+        const std::string_view more = kind == 'L' ? kNewLetters : kNewNumbers;
+        out += in_class ? fmt::format("\\p{{{}}}{}", kind, more)
+                        : fmt::format("[\\p{{{}}}{}]", kind, more);
+        i += 3;
       } else {
         out += {c, next};
       }
