@@ -22,7 +22,7 @@ class Tokenizer {
   // byte that is not UTF-8 counts as U+FFFD.
   virtual std::vector<int32_t> Encode(std::string_view text) const = 0;
   // The same, but what spells out a control token ("<|eot_id|>") is that token.
-  virtual std::vector<int32_t> EncodeSpecial(std::string_view text) const = 0;
+  virtual std::vector<int32_t> EncodeSpecial(std::string_view text) const { return Encode(text); }
   // Text of ids; control tokens print nothing; the space that the vocabulary puts in front of a
   // text is taken away. Bytes that are not UTF-8 are passed on as they are.
   virtual std::string Decode(const std::vector<int32_t>& ids) const = 0;

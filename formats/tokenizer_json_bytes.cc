@@ -51,9 +51,10 @@ Status ParsePreTokenizer(const Json& pre, Vocabulary* vocabulary) {
   }
   const std::optional<PreTokenizer> known = PreTokenizerByPatterns(patterns);
   if (!known) {
-    return Refused(fmt::format("byte-level BPE that splits text by {:.400}",
-                               patterns.empty() ? std::string("nothing")
-                                                : fmt::format("{}", fmt::join(patterns, " then "))))
+    const std::string splits =
+        patterns.empty() ? "nothing" : fmt::format("{}", fmt::join(patterns, " then "));
+    return Error(ErrorCode::kTokenizer,
+                 fmt::format("byte-level BPE that splits text by {:.400} is not read here", splits))
         .Hint("known splits are those of " + PreTokenizerNames() +
               "; commands that need no text still work");
   }

@@ -74,7 +74,7 @@ TEST_CASE("byte BPE: ids are those of Hugging Face's tokenizers, for every varia
     }
   }
   CHECK(cases > 500);
-  CHECK(with_special > 10);
+  CHECK(with_special >= 7);
 }
 
 TEST_CASE("byte BPE: the vocabularies of Llama 3 and Qwen 3") {
