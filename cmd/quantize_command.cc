@@ -223,7 +223,7 @@ void LeavePlainMisfit(Layout layout, const Shape& shape, const Encoding& plain, 
   std::string why = WordMisfit(name, choice->encoding.integer, shape);
   // What fell back to one scale per row has another group size than the weights around it.
   if (choice->degraded) {
-    why = fmt::format("{} columns do not divide into the groups, of which {} has one size",
+    why = fmt::format("{} columns do not divide into groups and {} has one size of them",
                       shape.back(), name);
   }
   if (why.empty()) return;

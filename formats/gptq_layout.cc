@@ -20,6 +20,10 @@ bool Has(const List& list, Value value) {
   return std::find(list.begin(), list.end(), value) != list.end();
 }
 
+bool HoldsBits(std::string_view layout, int bits) {
+  return layout == "awq" ? bits == 4 : layout == "gptq" && Has(kGptqBits, bits);
+}
+
 // Values of `bits` that fill whole words.
 int64_t WordValues(int bits) { return bits == 3 ? 32 : 32 / bits; }
 
@@ -32,7 +36,7 @@ bool AllFit(const std::vector<int8_t>& values, int bits) {
 }  // namespace
 
 std::string WordMisfit(std::string_view layout, const IntegerSpec& spec, const Shape& shape) {
-  if (layout != "gptq" && layout != "awq") return {};
+  if (!HoldsBits(layout, spec.bits)) return {};
   if (shape.size() != 2) return "not a matrix";
   const int64_t n = shape[0], k = shape[1];
   if (spec.group_size > 0 && k % spec.group_size != 0) {
@@ -55,8 +59,7 @@ Status CheckGptqLayout(std::string_view layout, const Model& model, const Output
         .InTensor(tensor.name);
   };
   const IntegerSpec& spec = encoding.integer;
-  const bool bits = layout == "awq" ? spec.bits == 4 : Has(kGptqBits, spec.bits);
-  if (encoding.kind != Encoding::Kind::kInteger || !bits) {
+  if (encoding.kind != Encoding::Kind::kInteger || !HoldsBits(layout, spec.bits)) {
     return refused(fmt::format("this layout holds integers of {}, not {}",
                                layout == "awq" ? "4 bits" : "2, 3, 4 and 8 bits", encoding.Name()),
                    "--type int4");

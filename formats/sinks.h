@@ -58,7 +58,7 @@ Result<std::unique_ptr<TensorSink>> MakeGptqSink(const SinkOptions& options);
 Result<std::unique_ptr<TensorSink>> MakeAwqSink(const SinkOptions& options);
 
 // Why an integer matrix [rows, cols] does not divide into the words and groups of a layout, by its
-// name; empty when it does. Such a weight can only stay plain.
+// name; empty when it does, or when the layout holds no such integers. It can only stay plain then.
 std::string WordMisfit(std::string_view layout, const IntegerSpec& spec, const Shape& shape);
 
 // The layouts that hold values of an encoding, by the names that --to takes.
