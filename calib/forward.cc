@@ -16,8 +16,6 @@
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kQueryBlock = 64;  // queries whose scores are held at a time
-
 constexpr size_t Index(Slot slot) { return static_cast<size_t>(slot); }
 
 // The frequency of each pair of a head, radians per position: theta^(-2i / head_dim), scaled.

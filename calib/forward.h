@@ -60,6 +60,9 @@ struct Routing {
 // kConfigInvalid naming the numbers. To be asked before the other functions.
 Status CheckRunnable(const ModelConfig& config);
 
+// Queries whose scores a thread holds at a time: [kQueryBlock, keys].
+inline constexpr int64_t kQueryBlock = 64;
+
 // Runs a layer's steps [begin, end) on consecutive windows. One object serves one call at a time;
 // buffers grow to the largest call and are reused.
 class LayerRunner {

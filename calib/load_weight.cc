@@ -27,6 +27,9 @@ Status CheckShape(const TensorInfo& info, const Shape& expected) {
   return Error(ErrorCode::kInvalidTensor,
                fmt::format("its shape is {}, the configuration says {}", ShapeToString(info.shape),
                            ShapeToString(expected)))
+      .Hint(
+          "the configuration is of another model than the weights: download both again, or see "
+          "`pennyweight verify`")
       .InFile(info.file)
       .InTensor(info.name);
 }

@@ -125,6 +125,7 @@ TensorReport DescribeTensor(const Model& model, const TensorInfo& info) {
     const TensorPlace place = PlaceOfHf(*model.family, info.name);
     if (place.rule != nullptr) row.role = place.rule->role;
     if (place.layer >= 0) row.layer = place.layer;
+    if (place.expert >= 0) row.expert = place.expert;
   }
   return row;
 }

@@ -88,11 +88,12 @@ Result<std::string> ReadText(const std::string& path) {
 
 Result<int64_t> ContextLength(const Arguments& arguments, const ModelConfig& config) {
   PW_ASSIGN(const auto wanted, arguments.Integer("--context", 2, 1 << 24));
-  const int64_t limit = config.context_length > 0 ? config.context_length : int64_t{1} << 24;
+  const int64_t limit = config.context_length > 0 ? config.LongestContext() : int64_t{1} << 24;
   if (!wanted) return std::min<int64_t>(512, limit);
   if (*wanted > limit) {
     return Error(ErrorCode::kUsage,
-                 fmt::format("--context {} is above the model's limit of {}", *wanted, limit))
+                 fmt::format("--context {} is above the model's limit of {}{}", *wanted, limit,
+                             limit < config.context_length ? " (its sliding_window)" : ""))
         .Hint(fmt::format("use --context {} or less", limit));
   }
   return *wanted;

@@ -81,6 +81,10 @@ Json ConfigFromModel(const ModelConfig& config, const Family& family) {
   out.Set("intermediate_size", Json::Integer(config.intermediate_size));
   out.Set("max_position_embeddings", Json::Integer(config.context_length));
   out.Set("num_attention_heads", Json::Integer(config.heads));
+  if (config.experts > 0) {
+    out.Set("num_experts_per_tok", Json::Integer(config.experts_per_token));
+    out.Set("num_local_experts", Json::Integer(config.experts));
+  }
   out.Set("num_hidden_layers", Json::Integer(config.layers));
   out.Set("num_key_value_heads", Json::Integer(config.kv_heads));
   out.Set("rms_norm_eps", Json::Double(config.rms_norm_eps));
@@ -88,6 +92,10 @@ Json ConfigFromModel(const ModelConfig& config, const Family& family) {
                               ? Json()
                               : RopeScalingConfig(config.rope_scaling));
   out.Set("rope_theta", Json::Double(config.rope_theta));
+  if (config.sliding_window > 0) {
+    out.Set("sliding_window", Json::Integer(config.sliding_window));
+    out.Set("use_sliding_window", Json::Bool(true));
+  }
   out.Set("tie_word_embeddings", Json::Bool(config.tie_embeddings));
   out.Set("torch_dtype", Json::String(TorchDtypeName(config.dtype)));
   out.Set("vocab_size", Json::Integer(config.vocab_size));
