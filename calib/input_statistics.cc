@@ -158,6 +158,12 @@ void InputStatistics::Rescale(std::span<const float> scale) {
   }
 }
 
+std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed) {
+  if (failed.shrink > 0) return std::nullopt;
+  if (failed.damp < kMaxDamp) return FactorAttempt{std::min(2 * failed.damp, kMaxDamp), 0};
+  return FactorAttempt{kMaxDamp, 0.5};
+}
+
 double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,
                          const float* r) {
   constexpr int64_t kPanel = 256;

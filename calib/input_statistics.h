@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -92,8 +93,14 @@ class InputStatistics {
 // The damping that is tried first, and the last one, as parts of the mean of H's diagonal.
 inline constexpr double kDamp = 0.01;
 inline constexpr double kMaxDamp = 0.2;
-// What is tried after the last damping.
-inline constexpr double kLastShrink = 0.5;
+// How hard a Hessian is tried to be factored: its damping is doubled up to kMaxDamp, then what
+// stands beside its diagonal is halved.
+struct FactorAttempt {
+  double damp = kDamp;
+  double shrink = 0;
+};
+// The attempt after one that failed; nothing when there is none left.
+std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed);
 
 // |M R|^2 (Frobenius) for m[rows, k] and upper triangular r[k, k], in double precision.
 double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,

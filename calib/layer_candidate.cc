@@ -12,24 +12,6 @@
 #include "quant/method.h"
 
 namespace pennyweight {
-namespace {
-
-// How hard a Hessian is tried to be factored: its damping is doubled up to kMaxDamp, then what
-// stands beside its diagonal is made smaller.
-struct Attempt {
-  double damp = kDamp;
-  double shrink = 0;
-};
-
-// The attempt after one that failed; nothing when there is none left.
-std::optional<Attempt> NextAttempt(const Attempt& last) {
-  if (last.shrink > 0) return std::nullopt;
-  if (last.damp < kMaxDamp) return Attempt{std::min(2 * last.damp, kMaxDamp), 0};
-  return Attempt{kMaxDamp, kLastShrink};
-}
-
-}  // namespace
-
 struct CandidateMaker::Run {
   const CandidatePlan* plan;
   LayerPass* pass;
@@ -54,7 +36,7 @@ Status CandidateMaker::LoadNorms(LayerCandidate* out) const {
   for (const Step& step : family_.layer) {
     if (step.kind != StepKind::kRmsNorm) continue;
     PW_ASSIGN((out->weights[{step.weight}]),
-              LoadWeight(*in_.model->source, family_, config_, step.weight, layer_));
+              LoadWeight(*in_.source, family_, config_, step.weight, layer_));
   }
   return OkStatus();
 }
@@ -64,7 +46,7 @@ Result<std::vector<CandidateMaker::Linear>> CandidateMaker::LinearsOf(const Laye
   std::vector<Linear> linears;
   for (const Step* step : stage.linears) {
     const std::string name = NameFor(step->weight, layer_, expert);
-    const int64_t index = in_.model->source->Find(name);
+    const int64_t index = in_.source->Find(name);
     if (index < 0) {
       return Error(ErrorCode::kTensorMissing, "the family needs this tensor").InTensor(name);
     }
@@ -104,7 +86,7 @@ Status CandidateMaker::DoStage(const LayerStage& stage, Run* run, bool share) {
     for (const Linear& linear : linears) {
       if (in_.choices[linear.index].quantize) {
         any = true;
-        cols = in_.model->source->tensors()[linear.index].cols();
+        cols = in_.source->tensors()[linear.index].cols();
       } else {
         PW_TRY(Keep(linear, run));
       }
@@ -112,7 +94,7 @@ Status CandidateMaker::DoStage(const LayerStage& stage, Run* run, bool share) {
     if (any) quantized.push_back(expert);
   }
   // As many inputs at a time as there is memory for.
-  const uint64_t bytes = InputStatistics::Bytes(cols, 0, run->plan->method != Method::kRtn);
+  const uint64_t bytes = InputStatistics::Bytes(cols, 0, Corrects(run->plan->method));
   const size_t group = std::max<size_t>(1, group_bytes_ / std::max<uint64_t>(1, bytes));
   for (size_t i = 0; i < quantized.size(); i += group) {
     const auto some = std::span(quantized).subspan(i, std::min(group, quantized.size() - i));
@@ -129,17 +111,18 @@ Status CandidateMaker::DoInputs(const LayerStage& stage, std::span<const int64_t
     PW_ASSIGN(linears.emplace_back(), LinearsOf(stage, expert));
     StageInput input;
     input.expert = expert;
+    // All linears of an input are multiplied by the same scales.
+    const Fold* fold = in_.source->FoldOf(linears.back().front().index);
+    if (fold != nullptr) input.col_scale = fold->col_scale;
     inputs.push_back(std::move(input));
   }
   StageStatistics own;
   StageStatistics* statistics = &own;
   if (share) {
-    if (!first_) {
-      PW_ASSIGN(first_, Gather(stage, inputs, run));
-    }
+    PW_TRY(Share(stage, inputs, run));
     statistics = &*first_;
   } else {
-    PW_ASSIGN(own, Gather(stage, inputs, run));
+    PW_ASSIGN(own, Gather(stage, inputs, Corrects(run->plan->method), run));
   }
   for (size_t i = 0; i < linears.size(); ++i) {
     for (const Linear& linear : linears[i]) {
@@ -150,18 +133,33 @@ Status CandidateMaker::DoInputs(const LayerStage& stage, std::span<const int64_t
   return OkStatus();
 }
 
+// The first stage's statistics, in the scale of this candidate's folds.
+Status CandidateMaker::Share(const LayerStage& stage, std::span<const StageInput> inputs,
+                             Run* run) {
+  const std::vector<float>& scale = inputs[0].col_scale;
+  if (!first_) {
+    // Any of the candidates may want the correction.
+    PW_ASSIGN(first_, Gather(stage, inputs, Corrects(in_.method), run));
+  } else if (scale != first_scale_) {
+    std::vector<float> change(static_cast<size_t>(first_->inputs[0].k()), 1.0f);
+    for (size_t i = 0; i < change.size(); ++i) {
+      if (!scale.empty()) change[i] = scale[i];
+      if (!first_scale_.empty()) change[i] /= first_scale_[i];
+    }
+    first_->inputs[0].Rescale(change);
+  }
+  first_scale_ = scale;
+  return OkStatus();
+}
+
 Result<StageStatistics> CandidateMaker::Gather(const LayerStage& stage,
-                                               std::span<const StageInput> inputs,
+                                               std::span<const StageInput> inputs, bool drift,
                                                Run* run) const {
   PW_ASSIGN(const std::vector<Linear> first, LinearsOf(stage, inputs[0].expert));
-  const int64_t cols = in_.model->source->tensors()[first[0].index].cols();
+  const int64_t cols = in_.source->tensors()[first[0].index].cols();
   const int64_t heldout = stage.experts ? 0 : run->tokens->heldout_tokens();
   StageStatistics statistics;
   statistics.factored.resize(inputs.size());
-  // Of a shared stage any candidate may want the correction.
-  const bool drift = in_.method == Method::kGptq || in_.method == Method::kAuto
-                         ? run->plan->method != Method::kRtn || stage.first_step < 2
-                         : false;
   for (size_t i = 0; i < inputs.size(); ++i) statistics.inputs.emplace_back(cols, heldout, drift);
   Status status = FactorAll(stage, inputs, run, &statistics);
   if (status.ok()) return statistics;
@@ -176,7 +174,7 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
                                  Run* run, StageStatistics* statistics) const {
   std::vector<size_t> open(inputs.size());
   std::iota(open.begin(), open.end(), size_t{0});
-  for (std::optional<Attempt> attempt = Attempt{}; !open.empty();) {
+  for (std::optional<FactorAttempt> attempt = FactorAttempt{}; !open.empty();) {
     std::vector<StageInput> adding;
     for (const size_t i : open) {
       adding.push_back(inputs[i]);
@@ -202,17 +200,17 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
 }
 
 Result<Weight> CandidateMaker::Header(const Linear& linear) const {
-  const TensorInfo& info = in_.model->source->tensors()[linear.index];
+  const TensorInfo& info = in_.source->tensors()[linear.index];
   // Only the bias: the matrix itself is what is made here.
-  PW_ASSIGN(Weight weight, LoadWeightRows(*in_.model->source, family_, config_,
+  PW_ASSIGN(Weight weight, LoadWeightRows(*in_.source, family_, config_,
                                           linear.step->weight, layer_, 0, 0, linear.expert));
   weight.rows = info.rows();
-  PW_TRY(LoadBias(*in_.model->source, info.name, weight.rows, &weight.bias));
+  PW_TRY(LoadBias(*in_.source, info.name, weight.rows, &weight.bias));
   return weight;
 }
 
 Status CandidateMaker::Keep(const Linear& linear, Run* run) {
-  const TensorInfo& info = in_.model->source->tensors()[linear.index];
+  const TensorInfo& info = in_.source->tensors()[linear.index];
   const Encoding& to = in_.choices[linear.index].encoding;
   PW_ASSIGN(Weight weight, Header(linear));
   const int64_t step = AlignTileRows(TileRows(info.cols()), to, info.cols());
@@ -221,11 +219,11 @@ Status CandidateMaker::Keep(const Linear& linear, Run* run) {
     const int64_t rows = std::min(step, info.rows() - row);
     EncodedTensor& tile = weight.tiles.emplace_back();
     if (to == info.encoding) {
-      PW_TRY(in_.model->source->ReadRows(linear.index, row, rows, &tile));
+      PW_TRY(in_.source->ReadRows(linear.index, row, rows, &tile));
       continue;
     }
     values.resize(static_cast<size_t>(rows * info.cols()));
-    PW_TRY(ReadFloatRows(*in_.model->source, linear.index, row, rows, values.data()));
+    PW_TRY(ReadFloatRows(*in_.source, linear.index, row, rows, values.data()));
     Status status = QuantizeRtn(context_, to, values.data(), rows, info.cols(), {},
                                 ScaleSearch::kMinMax, &tile, in_.effort);
     if (!status.ok()) return std::move(status).TakeError().InTensor(info.name).InFile(info.file);
@@ -237,7 +235,7 @@ Status CandidateMaker::Keep(const Linear& linear, Run* run) {
 Status CandidateMaker::Quantize(const Linear& linear, const InputStatistics& statistics,
                                 bool factored, Run* run) {
   MatrixJob job;
-  job.source = in_.model->source.get();
+  job.source = in_.source;
   job.index = linear.index;
   job.choice = &in_.choices[linear.index];
   job.method = run->plan->method;
@@ -245,6 +243,10 @@ Status CandidateMaker::Quantize(const Linear& linear, const InputStatistics& sta
   job.statistics = &statistics;
   job.factored = factored;
   job.keep_rtn = keep_rtn_;
+  if (const Fold* fold = in_.source->FoldOf(linear.index)) {
+    job.row_scale = fold->row_scale;
+    job.col_scale = fold->col_scale;
+  }
   TensorReport report = (*in_.reports)[linear.index];
   PW_ASSIGN(MatrixResult result, QuantizeMatrix(context_, job, &report, &run->out->sums));
   run->out->reports[linear.index] = std::move(report);

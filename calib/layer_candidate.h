@@ -67,7 +67,8 @@ class CandidateMaker {
   Status LoadNorms(LayerCandidate* out) const;
   Status DoStage(const LayerStage& stage, Run* run, bool share);
   Status DoInputs(const LayerStage& stage, std::span<const int64_t> experts, Run* run, bool share);
-  Result<StageStatistics> Gather(const LayerStage& stage, std::span<const StageInput> inputs,
+  Status Share(const LayerStage& stage, std::span<const StageInput> inputs, Run* run);
+  Result<StageStatistics> Gather(const LayerStage& stage, std::span<const StageInput> inputs, bool drift,
                                  Run* run) const;
   Status FactorAll(const LayerStage& stage, std::span<const StageInput> inputs, Run* run,
                    StageStatistics* statistics) const;

@@ -278,6 +278,8 @@ std::string_view MethodName(Method method) {
       return "rtn";
     case Method::kGptq:
       return "gptq";
+    case Method::kAwq:
+      return "awq";
     case Method::kAuto:
       return "auto";
   }
@@ -285,7 +287,7 @@ std::string_view MethodName(Method method) {
 }
 
 std::optional<Method> FindMethod(std::string_view name) {
-  for (const Method m : {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAuto}) {
+  for (const Method m : {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAwq, Method::kAuto}) {
     if (MethodName(m) == name) return m;
   }
   return std::nullopt;

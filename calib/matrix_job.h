@@ -19,9 +19,9 @@
 
 namespace pennyweight {
 
-// How the codes of weights are chosen; kAuto: gptq where the model can be run and held-out error
-// does not rise, else rtn.
-enum class Method : uint8_t { kMinMax, kRtn, kGptq, kAuto };
+// How the codes of weights are chosen; kAwq: rtn behind the awq rewrite; kAuto: what serves each
+// layer best, of one matrix gptq where its held-out error does not rise, else rtn.
+enum class Method : uint8_t { kMinMax, kRtn, kGptq, kAwq, kAuto };
 
 std::string_view MethodName(Method method);
 // nullopt when no such method.

@@ -6,6 +6,8 @@
 
 #include "calib/matrix_job.h"
 #include "calib/windows.h"
+#include "lib/fold_record.h"
+#include "lib/folded_source.h"
 #include "lib/model.h"
 #include "lib/report.h"
 #include "lib/tensor_sink.h"
@@ -14,9 +16,14 @@
 
 namespace pennyweight {
 
+// gptq makes up for what the quantized layers before a matrix changed: that takes the original
+// model's activations on all tokens, beside those of the quantized one.
+inline bool Corrects(Method method) { return method == Method::kGptq || method == Method::kAuto; }
+
 // Everything outlives the walk.
 struct WalkInput {
-  const Model* model = nullptr;  // with family and config
+  const Model* model = nullptr;    // with family and config; its source is not read:
+  FoldedSource* source = nullptr;  // the same tensors; the walk sets folds
   const Windows* windows = nullptr;
   std::span<const Choice> choices;  // per tensor of the source
   Method method = Method::kAuto;
