@@ -1,5 +1,4 @@
-// The llama family: Llama 1 to 3, and everything else that says LlamaForCausalLM; and Mistral,
-// which differs from it by name.
+// The llama family: Llama 1 to 3, and everything else that says LlamaForCausalLM.
 #pragma once
 
 #include "lib/arch/family.h"
@@ -7,6 +6,5 @@
 namespace pennyweight {
 
 const Family& LlamaFamily();
-const Family& MistralFamily();
 
 }  // namespace pennyweight
