@@ -76,11 +76,11 @@ Result<LayerFolds> SearchAwq(const Context& context, const AwqInput& input);
 
 // Puts the folds of a layer into a source of the model (on top of what it has), and appends them to
 // `record` (may be null). Errors: kTensorMissing.
-Status ApplyLayerFolds(const LayerFolds& folds, const Family& family, const ModelConfig& config,
-                       int64_t layer, FoldedSource* source, FoldRecord* record);
+Status ApplyLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64_t layer,
+                       FoldedSource* source, FoldRecord* record);
 
-// Takes the folds of a layer's tensors away again.
-void ClearLayerFolds(const LayerFolds& folds, const Family& family, const ModelConfig& config,
-                     int64_t layer, FoldedSource* source);
+// Takes all folds of the tensors that the layer's folds touch away again.
+Status ClearLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64_t layer,
+                       FoldedSource* source);
 
 }  // namespace pennyweight
