@@ -180,7 +180,7 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
       adding.push_back(inputs[i]);
       adding.back().statistics = &statistics->inputs[i];
     }
-    PW_TRY(run->pass->Accumulate(context_, layer_, stage, run->quantized, run->original, adding));
+    PW_TRY(run->pass->Accumulate(context_, stage, run->quantized, run->original, adding));
     std::vector<size_t> failed;
     for (const size_t i : open) {
       InputStatistics& each = statistics->inputs[i];
@@ -200,13 +200,8 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
 }
 
 Result<Weight> CandidateMaker::Header(const Linear& linear) const {
-  const TensorInfo& info = in_.source->tensors()[linear.index];
-  // Only the bias: the matrix itself is what is made here.
-  PW_ASSIGN(Weight weight, LoadWeightRows(*in_.source, family_, config_,
-                                          linear.step->weight, layer_, 0, 0, linear.expert));
-  weight.rows = info.rows();
-  PW_TRY(LoadBias(*in_.source, info.name, weight.rows, &weight.bias));
-  return weight;
+  return LoadBiasAndShape(*in_.source, family_, config_, linear.step->weight, layer_,
+                          linear.expert);
 }
 
 Status CandidateMaker::Keep(const Linear& linear, Run* run) {

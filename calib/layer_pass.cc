@@ -68,7 +68,7 @@ void LayerPass::AddRows(const Context& context, const LayerStage& stage, const W
   }
 }
 
-Status LayerPass::Accumulate(const Context& context, int64_t layer, const LayerStage& stage,
+Status LayerPass::Accumulate(const Context& context, const LayerStage& stage,
                              const PassSide& quantized, const PassSide& original,
                              std::span<const StageInput> inputs) {
   const bool drift = std::any_of(inputs.begin(), inputs.end(), [](const StageInput& input) {
@@ -86,16 +86,17 @@ Status LayerPass::Accumulate(const Context& context, int64_t layer, const LayerS
     if (wants(chunk)) {
       const size_t from = original.stream->From(chunk, stage.first_step);
       if (stage.experts) runner_.ForceRouting(&routing_);
-      const Status status = RunTo(context, original, chunk, from < stage.keep ? stage.keep : 0,
+      Status status = RunTo(context, original, chunk, from < stage.keep ? stage.keep : 0,
                                   stage.first_step);
       runner_.ForceRouting(nullptr);
-      PW_TRY(status);
+      PW_TRY(std::move(status));
     }
     AddRows(context, stage, chunk, wants(chunk), inputs);
     Advance(context, chunk);
   }
   for (const bool heldout : {false, true}) {
-    const WalkChunk kind{.heldout = heldout};
+    WalkChunk kind;
+    kind.heldout = heldout;
     for (const PassSide* side : {&quantized, &original}) {
       if (side == &original && !heldout && !drift) continue;
       if (side->stream->From(kind, stage.first_step) < stage.keep) {

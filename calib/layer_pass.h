@@ -41,9 +41,8 @@ class LayerPass {
 
   // Adds all tokens to `inputs` of the stage, calibration and held-out ones: the quantized model's
   // rows, and those of the original for the same tokens of the same expert. States are kept at
-  // stage.keep, where they had not got that far. Errors: kNonFinite names the weight behind which
-  // the first value is not finite, and the token; kInterrupted.
-  Status Accumulate(const Context& context, int64_t layer, const LayerStage& stage,
+  // stage.keep, where they had not got that far. Errors: those of the streams; kInterrupted.
+  Status Accumulate(const Context& context, const LayerStage& stage,
                     const PassSide& quantized, const PassSide& original,
                     std::span<const StageInput> inputs);
 
@@ -54,7 +53,8 @@ class LayerPass {
   Status Output(const Context& context, const PassSide& side, const WalkChunk& chunk,
                 std::vector<float>* out);
 
-  // Where the first value of the layer that is not finite comes from, as an error; Ok: nowhere.
+  // Where the first value of the layer that is not finite comes from, as an error (kNonFinite) that
+  // names the weight behind which it stands, and the token; Ok: all are finite.
   Status LocateNonFinite(const Context& context, int64_t layer, const PassSide& side);
 
  private:

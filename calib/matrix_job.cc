@@ -357,9 +357,9 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
   return result;
 }
 
-Status WriteTiles(const EncodedMatrix& matrix, size_t index, TensorSink* sink) {
+Status WriteTiles(std::span<const EncodedTensor> tiles, size_t index, TensorSink* sink) {
   int64_t row = 0;
-  for (const EncodedTensor& tile : matrix.tiles) {
+  for (const EncodedTensor& tile : tiles) {
     PW_TRY(sink->Write(index, row, tile));
     row += tile.rows;
   }

@@ -75,6 +75,6 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
                                     TensorReport* report, ErrorSums* sums);
 
 // Hands the tiles of matrix `index` to a sink.
-Status WriteTiles(const EncodedMatrix& matrix, size_t index, TensorSink* sink);
+Status WriteTiles(std::span<const EncodedTensor> tiles, size_t index, TensorSink* sink);
 
 }  // namespace pennyweight
