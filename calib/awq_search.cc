@@ -225,7 +225,7 @@ std::vector<Sample> Search::Samples(const FoldPoint& point) const {
   const int64_t share =
       std::max(kLeastRows, kSearchRows / static_cast<int64_t>(point.consumers.size()));
   for (const std::string_view pattern : point.consumers) {
-    const Weight& weight = in_.weights->at(pattern);
+    const Weight& weight = in_.weights->at({pattern});
     Sample sample;
     sample.key = {pattern, -1};
     sample.input = &inputs_.at(slot_of_.at(pattern));
@@ -321,13 +321,13 @@ Result<double> Search::BlockError(const FoldPoint& point, const std::vector<floa
                                   const Stream& stream) {
   LayerWeights weights = *in_.weights;
   for (const std::string_view pattern : point.consumers) {
-    Weight& weight = weights.at(pattern);
+    Weight& weight = weights.at({pattern});
     Fold fold = CurrentFold({pattern, -1});
     if (!scale.empty()) fold = Compose(fold, {{}, Columns(point, weight.cols, scale)});
     PW_TRY(RoundWeight({pattern, -1}, fold, &weight));
   }
   if (point.kind != FoldPoint::Kind::kNorm) {
-    Weight& weight = weights.at(point.producer);
+    Weight& weight = weights.at({point.producer});
     Fold fold = CurrentFold({point.producer, -1});
     if (!scale.empty()) fold = Compose(fold, Inverse({scale, {}}));
     PW_TRY(RoundWeight({point.producer, -1}, fold, &weight));
@@ -346,7 +346,7 @@ Status Search::SearchPoint(const FoldPoint& point) {
   const ChannelStatistics statistics = Statistics(point, samples);
   ScaleLimits limits;
   limits.dtype = in_.small_dtype;
-  const Weight& producer = in_.weights->at(point.producer);
+  const Weight& producer = in_.weights->at({point.producer});
   std::vector<float> gain;
   if (point.kind == FoldPoint::Kind::kNorm) {
     gain = Decoded(producer);
@@ -396,7 +396,7 @@ Status Search::SearchPoint(const FoldPoint& point) {
   if (mapping.kept) {
     for (const std::string_view pattern : point.consumers) {
       Fold& fold = folds_[{pattern, -1}];
-      fold = Compose(fold, {{}, Columns(point, in_.weights->at(pattern).cols, scale)});
+      fold = Compose(fold, {{}, Columns(point, in_.weights->at({pattern}).cols, scale)});
     }
     if (point.kind != FoldPoint::Kind::kNorm) {
       Fold& fold = folds_[{point.producer, -1}];

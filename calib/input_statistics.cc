@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calib/shrink_hessian.h"
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
@@ -22,7 +23,8 @@ InputStatistics::InputStatistics(int64_t k, int64_t heldout_tokens, bool with_dr
 
 uint64_t InputStatistics::Bytes(int64_t k, int64_t heldout_tokens, bool with_drift) {
   const int64_t squares = with_drift && k <= kMaxDriftWidth ? 2 : 1;
-  const int64_t rows = heldout_tokens > 0 ? std::min(heldout_tokens, kHeldOutRows) : 2 * kHeldOutRows;
+  const int64_t rows =
+      heldout_tokens > 0 ? std::min(heldout_tokens, kHeldOutRows) : 2 * kHeldOutRows;
   return static_cast<uint64_t>((squares * k + 2 * rows) * k) * sizeof(float);
 }
 
@@ -115,8 +117,23 @@ void InputStatistics::Clear() {
   heldout_rows_ = heldout_seen_ = tokens_ = 0;
 }
 
-Result<bool> InputStatistics::Factor(const Context& context, double damp, double shrink) {
-  PW_ASSIGN(const double mean, MeanDiagonal());
+void InputStatistics::AddSums(float* sums) const {
+  for (int64_t i = 0; i < k_; ++i) {
+    for (int64_t j = i; j < k_; ++j) sums[i * k_ + j] += h_[static_cast<size_t>(i * k_ + j)];
+  }
+}
+
+Result<bool> InputStatistics::Factor(const Context& context, double damp, double shrink,
+                                     const float* prior) {
+  PW_ASSIGN(double mean, MeanDiagonal());
+  if (prior != nullptr) {
+    // What is not known of the moments is not known of the drift either.
+    const auto known = static_cast<float>(1 - ShrinkHessian(k_, tokens_, prior, h_.data()));
+    for (float& d : drift_) d *= known;
+    mean = 0;
+    for (int64_t i = 0; i < k_; ++i) mean += h_[static_cast<size_t>(i * k_ + i)];
+    mean /= static_cast<double>(k_);
+  }
   // An input that is zero on every token still needs a positive definite matrix.
   const double lambda = mean > 0 ? damp * mean : 1.0;
   damp_ = damp;

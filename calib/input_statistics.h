@@ -14,15 +14,15 @@ namespace pennyweight {
 
 class InputStatistics {
  public:
-  // Held-out rows kept, evenly spaced over the held-out tokens: at most this many where their number
-  // is known before, at most twice as many where it is not.
+  // Held-out rows kept, evenly spaced over the held-out tokens: at most this many where their
+  // number is known before, at most twice as many where it is not.
   static constexpr int64_t kHeldOutRows = 1024;
   // Wider inputs have no correction: its matrix is as large as the Hessian, and a matrix of this
   // width takes 1 GiB.
   static constexpr int64_t kMaxDriftWidth = 16384;
 
-  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all, 0 when nobody knows.
-  // `with_drift`: a correction is wanted.
+  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all, 0 when nobody
+  // knows. `with_drift`: a correction is wanted.
   InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift);
   // Bytes that such statistics take in the end.
   static uint64_t Bytes(int64_t k, int64_t heldout_tokens, bool with_drift);
@@ -36,7 +36,11 @@ class InputStatistics {
   // beside H's diagonal was made smaller by `shrink` (in [0, 1]; 1: nothing but the diagonal).
   // False when it failed (H is then lost: add everything again and call with more of either).
   // Errors: kNonFinite when an activation was NaN or infinite.
-  Result<bool> Factor(const Context& context, double damp, double shrink = 0);
+  // `prior`: where given, what H is shrunk towards first (ShrinkHessian), [k, k], upper triangle.
+  Result<bool> Factor(const Context& context, double damp, double shrink = 0,
+                      const float* prior = nullptr);
+  // Before that: adds the sums over tokens to sums[k, k], upper triangle.
+  void AddSums(float* sums) const;
   // Only fixes the second moments: importance() is valid then. Errors: kNonFinite.
   Status FixMoments();
 
@@ -54,7 +58,9 @@ class InputStatistics {
   const float* r() const { return h_.data(); }
   double damp() const { return damp_; }
   double shrink() const { return shrink_; }
-  std::span<const double> added() const { return added_; }  // [k] what damping added to the diagonal
+  std::span<const double> added() const {
+    return added_;
+  }  // [k] what damping added to the diagonal
 
   // After a successful Factor with drift: C = D (H + lambda I)^-1, [k, k]. X (W + W C)^T is as near
   // to X0 W^T as a linear map can bring it: W + W C makes up for what the quantized layers before

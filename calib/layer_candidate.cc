@@ -19,6 +19,10 @@ struct CandidateMaker::Run {
   PassSide original;
   const WalkTokens* tokens;
   LayerCandidate* out;
+  // Of a stage of experts: their second moments together, that each one's are shrunk towards.
+  std::vector<float> prior = {};
+  int64_t prior_tokens = 0;
+  bool prior_is_mean = false;  // else it is a sum still
 };
 
 CandidateMaker::CandidateMaker(const Context& context, const WalkInput& input, int64_t layer,
@@ -42,7 +46,7 @@ Status CandidateMaker::LoadNorms(LayerCandidate* out) const {
 }
 
 Result<std::vector<CandidateMaker::Linear>> CandidateMaker::LinearsOf(const LayerStage& stage,
-                                                                     int64_t expert) const {
+                                                                      int64_t expert) const {
   std::vector<Linear> linears;
   for (const Step* step : stage.linears) {
     const std::string name = NameFor(step->weight, layer_, expert);
@@ -96,11 +100,57 @@ Status CandidateMaker::DoStage(const LayerStage& stage, Run* run, bool share) {
   // As many inputs at a time as there is memory for.
   const uint64_t bytes = InputStatistics::Bytes(cols, 0, Corrects(run->plan->method));
   const size_t group = std::max<size_t>(1, group_bytes_ / std::max<uint64_t>(1, bytes));
+  std::vector<std::span<const int64_t>> groups;
   for (size_t i = 0; i < quantized.size(); i += group) {
-    const auto some = std::span(quantized).subspan(i, std::min(group, quantized.size() - i));
-    PW_TRY(DoInputs(stage, some, run, share));
+    groups.push_back(std::span(quantized).subspan(i, std::min(group, quantized.size() - i)));
   }
+  run->prior.clear();
+  run->prior_tokens = 0;
+  run->prior_is_mean = false;
+  if (stage.experts && groups.size() > 1) {
+    // What they have in common has to be known before the first of them.
+    for (const auto some : groups) PW_TRY(AddPrior(stage, some, cols, run));
+  }
+  for (const auto some : groups) PW_TRY(DoInputs(stage, some, run, share));
   return OkStatus();
+}
+
+Status CandidateMaker::AddPrior(const LayerStage& stage, std::span<const int64_t> experts,
+                                int64_t cols, Run* run) const {
+  std::vector<InputStatistics> statistics;
+  std::vector<StageInput> inputs;
+  for (size_t i = 0; i < experts.size(); ++i) statistics.emplace_back(cols, 0, false);
+  for (size_t i = 0; i < experts.size(); ++i) {
+    inputs.push_back({experts[i], {}, &statistics[i]});
+    const Fold* fold = FoldOf(stage, experts[i]);
+    if (fold != nullptr) inputs.back().col_scale = fold->col_scale;
+  }
+  PW_TRY(run->pass->Accumulate(context_, stage, run->quantized, run->original, inputs));
+  for (const InputStatistics& each : statistics) AddToPrior(each, run);
+  return OkStatus();
+}
+
+void CandidateMaker::AddToPrior(const InputStatistics& statistics, Run* run) {
+  run->prior.resize(static_cast<size_t>(statistics.k() * statistics.k()));
+  statistics.AddSums(run->prior.data());
+  run->prior_tokens += statistics.tokens();
+}
+
+// The second moments of all experts' rows together; nullptr when there are none.
+const float* CandidateMaker::MeanPrior(Run* run) {
+  if (run->prior_tokens == 0) return nullptr;
+  if (!run->prior_is_mean) {
+    const float scale = 1.0f / static_cast<float>(run->prior_tokens);
+    for (float& v : run->prior) v *= scale;
+    run->prior_is_mean = true;
+  }
+  return run->prior.data();
+}
+
+const Fold* CandidateMaker::FoldOf(const LayerStage& stage, int64_t expert) const {
+  // All linears of an input are multiplied by the same scales.
+  const int64_t index = in_.source->Find(NameFor(stage.linears.front()->weight, layer_, expert));
+  return index < 0 ? nullptr : in_.source->FoldOf(static_cast<size_t>(index));
 }
 
 Status CandidateMaker::DoInputs(const LayerStage& stage, std::span<const int64_t> experts, Run* run,
@@ -111,8 +161,7 @@ Status CandidateMaker::DoInputs(const LayerStage& stage, std::span<const int64_t
     PW_ASSIGN(linears.emplace_back(), LinearsOf(stage, expert));
     StageInput input;
     input.expert = expert;
-    // All linears of an input are multiplied by the same scales.
-    const Fold* fold = in_.source->FoldOf(linears.back().front().index);
+    const Fold* fold = FoldOf(stage, expert);
     if (fold != nullptr) input.col_scale = fold->col_scale;
     inputs.push_back(std::move(input));
   }
@@ -181,6 +230,10 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
       adding.back().statistics = &statistics->inputs[i];
     }
     PW_TRY(run->pass->Accumulate(context_, stage, run->quantized, run->original, adding));
+    if (stage.experts && run->prior.empty()) {
+      for (const InputStatistics& each : statistics->inputs) AddToPrior(each, run);
+    }
+    const float* prior = MeanPrior(run);
     std::vector<size_t> failed;
     for (const size_t i : open) {
       InputStatistics& each = statistics->inputs[i];
@@ -189,7 +242,7 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
         PW_TRY(each.FixMoments());
         continue;
       }
-      PW_ASSIGN(const bool ok, each.Factor(context_, attempt->damp, attempt->shrink));
+      PW_ASSIGN(const bool ok, each.Factor(context_, attempt->damp, attempt->shrink, prior));
       statistics->factored[i] = ok ? 1 : 0;
       if (!ok) failed.push_back(i);
     }
@@ -244,6 +297,11 @@ Status CandidateMaker::Quantize(const Linear& linear, const InputStatistics& sta
   }
   TensorReport report = (*in_.reports)[linear.index];
   PW_ASSIGN(MatrixResult result, QuantizeMatrix(context_, job, &report, &run->out->sums));
+  if (linear.expert >= 0 && statistics.tokens() == 0) {
+    report.fallback = run->prior_tokens > 0
+                          ? "no calibration token reached this expert: by what all others saw"
+                          : "no calibration token reached any expert: unweighted";
+  }
   run->out->reports[linear.index] = std::move(report);
   PW_ASSIGN(Weight weight, Header(linear));
   if (!result.rtn.tiles.empty()) {

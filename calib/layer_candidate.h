@@ -20,15 +20,15 @@ namespace pennyweight {
 
 // rewrite and method of a candidate.
 struct CandidatePlan {
-  std::string_view name;            // "awq+gptq"
-  bool folded = false;              // under the folds that the awq search found
-  Method method = Method::kRtn;     // kAuto: gptq, but rtn for a matrix whose held-out error rises
+  std::string_view name;         // "awq+gptq"
+  bool folded = false;           // under the folds that the awq search found
+  Method method = Method::kRtn;  // kAuto: gptq, but rtn for a matrix whose held-out error rises
 };
 
 struct LayerCandidate {
   std::string name;
-  LayerWeights weights;               // what would be written, still encoded, and the norms
-  LayerWeights rtn;                   // of matrices where rtn was not chosen; when asked for
+  LayerWeights weights;                    // what would be written, still encoded, and the norms
+  LayerWeights rtn;                        // of matrices where rtn was not chosen; when asked for
   std::map<size_t, TensorReport> reports;  // by tensor of the source
   ErrorSums sums;
 };
@@ -67,9 +67,16 @@ class CandidateMaker {
   Status LoadNorms(LayerCandidate* out) const;
   Status DoStage(const LayerStage& stage, Run* run, bool share);
   Status DoInputs(const LayerStage& stage, std::span<const int64_t> experts, Run* run, bool share);
+  // Of a stage of experts: what they have in common.
+  Status AddPrior(const LayerStage& stage, std::span<const int64_t> experts, int64_t cols,
+                  Run* run) const;
+  static const float* MeanPrior(Run* run);
+  static void AddToPrior(const InputStatistics& statistics, Run* run);
+  // What was folded into the linears of an input, or nullptr.
+  const Fold* FoldOf(const LayerStage& stage, int64_t expert) const;
   Status Share(const LayerStage& stage, std::span<const StageInput> inputs, Run* run);
-  Result<StageStatistics> Gather(const LayerStage& stage, std::span<const StageInput> inputs, bool drift,
-                                 Run* run) const;
+  Result<StageStatistics> Gather(const LayerStage& stage, std::span<const StageInput> inputs,
+                                 bool drift, Run* run) const;
   Status FactorAll(const LayerStage& stage, std::span<const StageInput> inputs, Run* run,
                    StageStatistics* statistics) const;
   Status Quantize(const Linear& linear, const InputStatistics& statistics, bool factored, Run* run);
@@ -85,8 +92,8 @@ class CandidateMaker {
   uint64_t group_bytes_;
   bool keep_rtn_;
   std::vector<LayerStage> stages_;
-  std::optional<StageStatistics> first_;       // of the first stage, shared
-  std::vector<float> first_scale_;             // what first_ was divided by
+  std::optional<StageStatistics> first_;  // of the first stage, shared
+  std::vector<float> first_scale_;        // what first_ was divided by
 };
 
 }  // namespace pennyweight

@@ -86,8 +86,8 @@ Status LayerPass::Accumulate(const Context& context, const LayerStage& stage,
     if (wants(chunk)) {
       const size_t from = original.stream->From(chunk, stage.first_step);
       if (stage.experts) runner_.ForceRouting(&routing_);
-      Status status = RunTo(context, original, chunk, from < stage.keep ? stage.keep : 0,
-                                  stage.first_step);
+      Status status =
+          RunTo(context, original, chunk, from < stage.keep ? stage.keep : 0, stage.first_step);
       runner_.ForceRouting(nullptr);
       PW_TRY(std::move(status));
     }
@@ -143,8 +143,7 @@ Status LayerPass::LocateNonFinite(const Context& context, int64_t layer, const P
       const int64_t row = FirstNonFinite(values, rows, runner_.width(slot));
       if (row >= 0) {
         const bool routed = rows != chunk.tokens && !runner_.routing().token.empty();
-        const int64_t token =
-            routed ? runner_.routing().token[static_cast<size_t>(row)] : row;
+        const int64_t token = routed ? runner_.routing().token[static_cast<size_t>(row)] : row;
         const std::string where = i == from && from == 0
                                       ? std::string("in the states that enter the layer")
                                       : fmt::format("behind {}", NameFor(weight, layer, 0));

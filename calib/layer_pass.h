@@ -42,9 +42,8 @@ class LayerPass {
   // Adds all tokens to `inputs` of the stage, calibration and held-out ones: the quantized model's
   // rows, and those of the original for the same tokens of the same expert. States are kept at
   // stage.keep, where they had not got that far. Errors: those of the streams; kInterrupted.
-  Status Accumulate(const Context& context, const LayerStage& stage,
-                    const PassSide& quantized, const PassSide& original,
-                    std::span<const StageInput> inputs);
+  Status Accumulate(const Context& context, const LayerStage& stage, const PassSide& quantized,
+                    const PassSide& original, std::span<const StageInput> inputs);
 
   // Runs all that a side's stream holds on to the layer's end: the next layer's input.
   Status Finish(const Context& context, const PassSide& side);

@@ -45,10 +45,7 @@ std::vector<CandidatePlan> LayerWalk::Plans(const WalkInput& input, int64_t held
   }
   // Nothing can be chosen without tokens to choose by.
   if (heldout_tokens == 0) return {{"gptq", false, Method::kGptq}};
-  return {{"rtn", false, Method::kRtn},
-          {"gptq", false, Method::kAuto},
-          {"awq+rtn", true, Method::kRtn},
-          {"awq+gptq", true, Method::kAuto}};
+  return {{"rtn", false, Method::kRtn}, {"gptq", false, Method::kAuto}};
 }
 
 Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, const WalkInput& input,
@@ -83,7 +80,8 @@ Status LayerWalk::CreateStreams(const std::string& scratch_dir) {
   const int64_t all = tokens_.tokens(), heldout = tokens_.heldout_tokens();
   const int64_t first = tokens_.calibration_tokens();
   const bool again = Plans(in_, heldout).size() > 1;
-  const auto create = [&](bool whole, bool keeps_input, std::optional<WalkStream>* stream) -> Status {
+  const auto create = [&](bool whole, bool keeps_input,
+                          std::optional<WalkStream>* stream) -> Status {
     PW_ASSIGN(*stream, WalkStream::Create(whole ? 0 : first, whole ? all : heldout, width,
                                           keeps_input, scratch_dir));
     return OkStatus();
@@ -137,10 +135,10 @@ Status LayerWalk::Embed(const Context& context) {
   for (const WalkChunk& chunk : tokens_.chunks()) {
     if (!original_->Holds(chunk)) continue;
     hidden.resize(static_cast<size_t>(chunk.tokens * width));
-    PW_TRY(EmbedTokens(*in_.source, family_, config_,
-                       std::span(ids).subspan(static_cast<size_t>(chunk.token),
-                                              static_cast<size_t>(chunk.tokens)),
-                       hidden.data()));
+    PW_TRY(EmbedTokens(
+        *in_.source, family_, config_,
+        std::span(ids).subspan(static_cast<size_t>(chunk.token), static_cast<size_t>(chunk.tokens)),
+        hidden.data()));
     PW_TRY(original_->WriteInput(chunk.token, chunk.tokens, hidden.data()));
   }
   return OkStatus();

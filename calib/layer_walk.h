@@ -74,8 +74,8 @@ class LayerWalk {
   Status MeasureLayer(int64_t layer, LayerReport* report);
 
   // The rows of the head's input.
-  Status HeadInput(const WalkChunk& chunk, const std::vector<float>& gain,
-                   const WalkStream& stream, std::vector<float>* normed);
+  Status HeadInput(const WalkChunk& chunk, const std::vector<float>& gain, const WalkStream& stream,
+                   std::vector<float>* normed);
   Status AddHeadInputs(const Context& context, const std::vector<float>& gain,
                        InputStatistics* statistics);
 

@@ -287,7 +287,8 @@ std::string_view MethodName(Method method) {
 }
 
 std::optional<Method> FindMethod(std::string_view name) {
-  for (const Method m : {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAwq, Method::kAuto}) {
+  for (const Method m :
+       {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAwq, Method::kAuto}) {
     if (MethodName(m) == name) return m;
   }
   return std::nullopt;

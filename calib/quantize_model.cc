@@ -7,9 +7,9 @@
 #include "calib/layer_walk.h"
 #include "calib/stream_tensors.h"
 #include "calib/unit_result.h"
+#include "lib/file.h"
 #include "lib/fold_record.h"
 #include "lib/folded_source.h"
-#include "lib/file.h"
 #include "quant/codec.h"
 
 namespace pennyweight {

@@ -24,7 +24,7 @@ struct QuantizeOptions {
   const Windows* windows = nullptr;  // null: no calibration
   Effort effort = Effort::kNormal;
   bool all_experts = false;  // calibration shows every token to every expert
-  std::string scratch_dir;  // for hidden states that do not fit the memory limit
+  std::string scratch_dir;   // for hidden states that do not fit the memory limit
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
   Journal* journal = nullptr;

@@ -34,8 +34,8 @@ LayerBytes LayerBytesOf(const WalkInput& input) {
   const std::vector<TensorInfo>& tensors = input.model->source->tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorInfo& info = tensors[i];
-    tile = std::max(tile, static_cast<uint64_t>(std::min(info.rows(), TileRows(info.cols())) *
-                                                info.cols()));
+    tile = std::max(
+        tile, static_cast<uint64_t>(std::min(info.rows(), TileRows(info.cols())) * info.cols()));
     const int64_t layer = PlaceOfHf(*input.model->family, info.name).layer;
     if (layer < 0) continue;
     const bool half = info.encoding == Encoding::Plain(DType::kF16) ||
@@ -81,9 +81,10 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
   const int64_t per_token = c.experts == 0      ? 1
                             : input.all_experts ? c.experts
                                                 : std::max<int64_t>(1, c.experts_per_token);
-  const int64_t activations = chunk * (4 * c.hidden_size + 2 * q + 2 * kv + c.experts) +
-                              chunk * per_token * (3 * c.intermediate_size + 2 * widest +
-                                                   (c.experts > 0 ? 2 * c.hidden_size : 0));
+  const int64_t activations =
+      chunk * (4 * c.hidden_size + 2 * q + 2 * kv + c.experts) +
+      chunk * per_token *
+          (3 * c.intermediate_size + 2 * widest + (c.experts > 0 ? 2 * c.hidden_size : 0));
   const LayerBytes layer = LayerBytesOf(input);
   const bool several = Plans(input, heldout).size() > 1;
   uint64_t bytes = kOverheadBytes + layer.original + static_cast<uint64_t>(activations) * 4;
@@ -100,7 +101,8 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
   if (several) bytes += InputStatistics::Bytes(c.hidden_size, heldout, drift);
   // The tiles of a matrix, and what they make of the held-out rows.
   const int64_t rows = std::min(heldout, 2 * InputStatistics::kHeldOutRows);
-  bytes += 6 * layer.tile + static_cast<uint64_t>(3 * rows * std::min(widest, TileRows(widest))) * 4;
+  bytes +=
+      6 * layer.tile + static_cast<uint64_t>(3 * rows * std::min(widest, TileRows(widest))) * 4;
   if (several) bytes += 2 * static_cast<uint64_t>(c.hidden_size * chunk) * 4;
   return bytes;
 }
