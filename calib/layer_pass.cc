@@ -19,6 +19,12 @@ int64_t FirstNonFinite(const float* values, int64_t rows, int64_t width) {
   return -1;
 }
 
+// False for a linear that the quantized model does not have yet.
+bool HasWeight(const LayerWeights& weights, const Step& step) {
+  if (step.weight.empty()) return true;
+  return weights.contains({step.weight, step.kind == StepKind::kExpertLinear ? 0 : -1});
+}
+
 void Advance(const Context& context, const WalkChunk& chunk) {
   if (context.progress != nullptr) context.progress->Advance(chunk.token + chunk.tokens);
 }
@@ -153,7 +159,7 @@ Status LayerPass::LocateNonFinite(const Context& context, int64_t layer, const P
                                  layer, where, chunk.token + token))
             .InTensor(NameFor(weight, layer, 0));
       }
-      if (i == family_.layer.size()) break;
+      if (i == family_.layer.size() || !HasWeight(*side.weights, family_.layer[i])) break;
       if (!family_.layer[i].weight.empty()) weight = family_.layer[i].weight;
       runner_.Run(context, *side.weights, chunk.windows, i, i + 1, hidden_.data());
     }
