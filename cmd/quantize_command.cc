@@ -32,7 +32,7 @@ constexpr Flag kFlags[] = {
      "mix or type (default: by layout: q4_k_m for gguf, int4, fp8_e4m3, nf4)"},
     {"--pure", "", "", "the bare type for every matrix, no mix"},
     {"--to", "", "LAYOUT",
-     "gguf, compressed-tensors, fp8, bnb or safetensors (default: by OUTPUT)"},
+     "gguf, compressed-tensors, gptq, awq, fp8, bnb or safetensors (default: by OUTPUT)"},
     {"--method", "", "NAME", "auto, minmax, rtn or gptq (default: auto)"},
     {"--calib", "", "FILE", "calibration text (default: the text built into the program)"},
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
@@ -46,8 +46,8 @@ constexpr Flag kFlags[] = {
     {"--output-type", "", "TYPE", "type of the head"},
     {"--embedding-type", "", "TYPE", "type of the embedding"},
     {"--group-size", "", "N", "columns that share a scale: 32, 64, 128 or channel (integers)"},
-    {"--symmetric", "", "", "integers without zero points (default)"},
-    {"--asymmetric", "", "", "integers with zero points"},
+    {"--symmetric", "", "", "integers without zero points (default, but for awq)"},
+    {"--asymmetric", "", "", "integers with zero points (awq: default)"},
     kKeyFlag,
     {"--effort", "", "NAME", "fast, normal or best: how long codes are searched (default: normal)"},
     {"--allow-nan", "", "",
@@ -58,7 +58,7 @@ constexpr Flag kFlags[] = {
     {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
-enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kSafetensors };
+enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kGptq, kAwq, kSafetensors };
 
 struct LayoutRow {
   Layout layout;
@@ -73,6 +73,8 @@ constexpr LayoutRow kLayouts[] = {
     {Layout::kCompressedTensors, "compressed-tensors", "int4", MakeCompressedTensorsSink},
     {Layout::kFp8, "fp8", "fp8_e4m3", MakeFp8Sink},
     {Layout::kBnb, "bnb", "nf4", MakeBnbSink},
+    {Layout::kGptq, "gptq", "int4", MakeGptqSink},
+    {Layout::kAwq, "awq", "int4", MakeAwqSink},
     {Layout::kSafetensors, "safetensors", "f16", MakeSafetensorsSink},
 };
 
@@ -136,11 +138,14 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   return s;
 }
 
-Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, DType dtype) {
+Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, Layout layout, DType dtype) {
   IntegerSpec spec;
   spec.group_size = 128;
-  spec.symmetric = !arguments.Has("--asymmetric");
-  spec.scale_dtype = dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
+  spec.symmetric =
+      !arguments.Has("--asymmetric") && (layout != Layout::kAwq || arguments.Has("--symmetric"));
+  // The words of GPTQ and AWQ go with scales of float16, whatever the model's dtype is.
+  const bool follows = layout != Layout::kGptq && layout != Layout::kAwq;
+  spec.scale_dtype = follows && dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
   if (const auto group = arguments.Get("--group-size")) {
     static constexpr std::string_view kSizes[] = {"16", "32", "64", "128", "256", "channel"};
     PW_ASSIGN(const auto size, arguments.OneOf("--group-size", kSizes));
@@ -182,7 +187,7 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
   options.pure = arguments.Has("--pure");
   options.linears_only = !gguf;
   const DType dtype = ModelDType(model);
-  PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, dtype));
+  PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, settings.layout, dtype));
   options.plain = Encoding::Plain(dtype == DType::kBF16 ? DType::kBF16 : DType::kF16);
   options.norm = Encoding::Plain(gguf ? DType::kF32 : dtype);
   if (const auto name = arguments.Get("--output-type")) {
@@ -231,15 +236,35 @@ ModelConfig MixConfig(const Model& model) {
   return config;
 }
 
+// Makes a matrix plain that the layout's words and groups do not fit.
+void LeavePlainMisfit(Layout layout, const Shape& shape, const Encoding& plain, Choice* choice) {
+  if (layout != Layout::kGptq && layout != Layout::kAwq) return;
+  const std::string_view name = RowOf(layout).name;
+  std::string why = WordMisfit(name, choice->encoding.integer, shape);
+  // What fell back to one scale per row has another group size than the weights around it.
+  if (choice->degraded) {
+    why = fmt::format("{} columns do not divide into groups and {} has one size of them",
+                      shape.back(), name);
+  }
+  if (why.empty()) return;
+  *choice = {plain, false, fmt::format("{}: {}", why, plain.Name())};
+  choice->degraded = true;
+}
+
 // What no mix decides: tensors whose bits this program does not turn into numbers stay as they are,
 // and norms outside GGUF keep their own dtype.
-void AdjustChoices(const Model& model, Layout layout, std::vector<Choice>* choices) {
+// A matrix that does not divide into a layout's words and groups stays `plain`.
+void AdjustChoices(const Model& model, Layout layout, const Encoding& plain,
+                   std::vector<Choice>* choices) {
   const auto& tensors = model.source->tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     Choice& choice = (*choices)[i];
     if (!CanDecode(tensors[i].encoding)) {
       choice = {tensors[i].encoding, false, "cannot be decoded: copied as it is"};
       continue;
+    }
+    if (choice.quantize && choice.encoding.kind == Encoding::Kind::kInteger) {
+      LeavePlainMisfit(layout, tensors[i].shape, plain, &choice);
     }
     // Outside GGUF the scales of NVFP4 are tensors, and have a divisor for all of them.
     if (layout == Layout::kCompressedTensors &&
@@ -451,7 +476,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
   PW_ASSIGN(std::vector<Choice> choices, ChooseTypes(mix, model.family, MixConfig(model), tensors));
-  AdjustChoices(model, settings.layout, &choices);
+  AdjustChoices(model, settings.layout, mix.plain, &choices);
 
   std::vector<OutputTensor> outputs;
   for (size_t i = 0; i < tensors.size(); ++i) {

@@ -51,6 +51,16 @@ Result<std::unique_ptr<TensorSink>> MakeFp8Sink(const SinkOptions& options);
 // A Hugging Face folder of bitsandbytes' 4-bit codebooks.
 Result<std::unique_ptr<TensorSink>> MakeBnbSink(const SinkOptions& options);
 
+// A Hugging Face folder as AutoGPTQ and GPTQModel write it: integers of 2, 3, 4 or 8 bits.
+Result<std::unique_ptr<TensorSink>> MakeGptqSink(const SinkOptions& options);
+
+// A Hugging Face folder as AutoAWQ writes it (GEMM): 4-bit integers.
+Result<std::unique_ptr<TensorSink>> MakeAwqSink(const SinkOptions& options);
+
+// Why an integer matrix [rows, cols] does not divide into the words and groups of a layout, by its
+// name; empty when it does, or when the layout holds no such integers. It can only stay plain then.
+std::string WordMisfit(std::string_view layout, const IntegerSpec& spec, const Shape& shape);
+
 // The layouts that hold values of an encoding, by the names that --to takes.
 std::vector<std::string_view> LayoutsFor(const Encoding& encoding);
 
