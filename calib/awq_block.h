@@ -54,10 +54,10 @@ class AwqBlock {
   // Errors: kNonFinite, naming a linear that reads a NaN or an infinity.
   Result<BlockInputs> Inputs() const;
 
-  // |Y - Y'|^2 / |Y|^2 over the watched stream, when tensors `rounded` are rounded with their folds.
-  // Errors: those of AwqInput::round; kInterrupted.
-  Result<double> Error(const Context& context, const BlockInputs& inputs,
-                       const WeightFolds& folds, std::span<const WeightKey> rounded);
+  // |Y - Y'|^2 / |Y|^2 over the watched stream, when tensors `rounded` are rounded with their
+  // folds. Errors: those of AwqInput::round; kInterrupted.
+  Result<double> Error(const Context& context, const BlockInputs& inputs, const WeightFolds& folds,
+                       std::span<const WeightKey> rounded);
 
  private:
   AwqBlock(const AwqInput& input, const FoldPoint& point);
@@ -73,8 +73,8 @@ class AwqBlock {
   Slot output_slot_;
   ModelConfig config_;  // narrower, or the model's
   std::vector<int64_t> q_kept_, kv_kept_, channels_kept_;
-  LayerWeights own_;        // of a narrow block
-  LayerWeights* weights_;   // own_, or those of the input
+  LayerWeights own_;       // of a narrow block
+  LayerWeights* weights_;  // own_, or those of the input
   LayerRunner runner_;
   AwqStream* stream_ = nullptr;
   std::vector<float> output_;
