@@ -87,11 +87,12 @@ AwqBlock::AwqBlock(const AwqInput& input, const FoldPoint& point)
       end_(point.end),
       output_slot_(input.family->layer[point.end].in),
       config_(*input.config),
-      weights_(input.weights),
       runner_(*input.family, config_) {}
 
 std::unique_ptr<AwqBlock> AwqBlock::Whole(const AwqInput& input, const FoldPoint& point) {
-  return std::unique_ptr<AwqBlock>(new AwqBlock(input, point));
+  std::unique_ptr<AwqBlock> block(new AwqBlock(input, point));
+  block->TakeAll();
+  return block;
 }
 
 std::unique_ptr<AwqBlock> AwqBlock::Narrow(const AwqInput& input, const FoldPoint& point) {
@@ -116,27 +117,30 @@ std::unique_ptr<AwqBlock> AwqBlock::Narrow(const AwqInput& input, const FoldPoin
   if (!block->channels_kept_.empty()) {
     config.intermediate_size = static_cast<int64_t>(block->channels_kept_.size());
   }
-  for (size_t i = point.begin; i < point.end; ++i) {
-    const Step& step = input.family->layer[i];
+  block->TakeAll();
+  return block;
+}
+
+void AwqBlock::TakeAll() {
+  for (size_t i = begin_; i < end_; ++i) {
+    const Step& step = in_.family->layer[i];
     if (step.weight.empty()) continue;
-    for (const auto& [key, weight] : *input.weights) {
-      if (key.pattern == step.weight) block->Take(key, step);
+    for (const auto& [key, weight] : *in_.weights) {
+      if (key.pattern == step.weight) Take(key, step);
     }
   }
-  block->weights_ = &block->own_;
-  return block;
 }
 
 // Copies the kept rows and columns of a weight.
 void AwqBlock::Take(const WeightKey& key, const Step& step) {
   const Weight& from = in_.weights->at(key);
-  if (!IsLinear(step)) {
-    own_[key] = from;
-    return;
-  }
   const std::vector<int64_t>* rows = Kept(step.out);
   const std::vector<int64_t>* cols = Kept(step.in);
-  Weight& to = own_[key];
+  if (!IsLinear(step) || (rows == nullptr && cols == nullptr)) {
+    weights_[key] = from;
+    return;
+  }
+  Weight& to = weights_[key];
   to.dtype = from.dtype;
   to.rows = rows == nullptr ? from.rows : static_cast<int64_t>(rows->size());
   to.cols = cols == nullptr ? from.cols : static_cast<int64_t>(cols->size());
@@ -181,7 +185,7 @@ const std::vector<int64_t>* AwqBlock::Kept(Slot slot) const {
 
 void AwqBlock::Watch(const Context& context, AwqStream* stream) {
   stream_ = stream;
-  runner_.Run(context, *weights_, stream->windows, begin_, end_, stream->hidden.data());
+  runner_.Run(context, weights_, stream->windows, begin_, end_, stream->hidden.data());
   const float* y = runner_.slot(output_slot_);
   output_.assign(y, y + stream->tokens * runner_.width(output_slot_));
 }
@@ -238,7 +242,7 @@ Result<Weight> AwqBlock::Rounded(const Context& context, const BlockInputs& inpu
   for (size_t i = begin_; i < end_; ++i) {
     if (in_.family->layer[i].weight == key.pattern) step = &in_.family->layer[i];
   }
-  const Weight& from = weights_->at(key);
+  const Weight& from = weights_.at(key);
   const Fold fold = Sliced(*step, whole), back = Inverse(fold);
   const int64_t cols = from.cols;
   const InputMoments& moments = inputs.at({step->in, key.expert});
@@ -269,7 +273,7 @@ Result<Weight> AwqBlock::Rounded(const Context& context, const BlockInputs& inpu
 
 Result<double> AwqBlock::Error(const Context& context, const BlockInputs& inputs,
                                const WeightFolds& folds, std::span<const WeightKey> rounded) {
-  SwappedWeights swapped(weights_);
+  SwappedWeights swapped(&weights_);
   for (const WeightKey& key : rounded) {
     const auto fold = folds.find(key);
     PW_ASSIGN(Weight weight,
@@ -277,7 +281,7 @@ Result<double> AwqBlock::Error(const Context& context, const BlockInputs& inputs
     swapped.Put(key, std::move(weight));
   }
   // Steps in front of the addition leave the hidden states alone.
-  runner_.Run(context, *weights_, stream_->windows, begin_, end_, stream_->hidden.data());
+  runner_.Run(context, weights_, stream_->windows, begin_, end_, stream_->hidden.data());
   HiddenError error;
   error.Add(output_, {runner_.slot(output_slot_), output_.size()});
   return error.RelError();

@@ -40,7 +40,7 @@ using WeightFolds = std::map<WeightKey, Fold>;
 
 class AwqBlock {
  public:
-  // The block [begin, end) of `point`, as it is. `input.weights` are changed while Error runs.
+  // The block [begin, end) of `point`, with a copy of its weights.
   static std::unique_ptr<AwqBlock> Whole(const AwqInput& input, const FoldPoint& point);
   // The same with at most about kSearchHeads channels of heads and kSearchChannels of the
   // feed-forward part (shared out among experts), in runs that groups of a quantized row fit in.
@@ -61,6 +61,7 @@ class AwqBlock {
 
  private:
   AwqBlock(const AwqInput& input, const FoldPoint& point);
+  void TakeAll();
   void Take(const WeightKey& key, const Step& step);
   // Indices of a slot's channels that are kept; nullptr: all.
   const std::vector<int64_t>* Kept(Slot slot) const;
@@ -73,8 +74,7 @@ class AwqBlock {
   Slot output_slot_;
   ModelConfig config_;  // narrower, or the model's
   std::vector<int64_t> q_kept_, kv_kept_, channels_kept_;
-  LayerWeights own_;       // of a narrow block
-  LayerWeights* weights_;  // own_, or those of the input
+  LayerWeights weights_;
   LayerRunner runner_;
   AwqStream* stream_ = nullptr;
   std::vector<float> output_;

@@ -31,9 +31,8 @@ using RoundMatrix =
 struct AwqInput {
   const Family* family = nullptr;
   const ModelConfig* config = nullptr;
-  int64_t layer = 0;  // for messages
-  // The layer's, in the original's numbers. Changed while the search runs, as before behind it.
-  LayerWeights* weights = nullptr;
+  int64_t layer = 0;                      // for messages
+  const LayerWeights* weights = nullptr;  // the layer's, in the original's numbers
   // Hidden states in front of the layer, [tokens, hidden_size], of whole windows (their lengths).
   // About 2048 tokens of each are enough; scales are made from the first, kept by the second.
   std::span<const int64_t> windows;
