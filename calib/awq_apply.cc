@@ -21,13 +21,16 @@ RecordedFold Record(const LayerFold& fold, const ModelConfig& config, int64_t la
                     const TensorSource& source) {
   RecordedFold out;
   out.scale = fold.scale;
-  const std::string producer = NameFor(fold.producer, layer);
+  const std::string producer = NameFor(fold.producer, layer, fold.expert);
   out.divided.push_back(producer);
   if (fold.kind != FoldPoint::Kind::kNorm && source.Find(BiasOf(producer)) >= 0) {
     out.divided.push_back(BiasOf(producer));
   }
   for (const std::string_view pattern : fold.consumers) {
-    out.multiplied.push_back(NameFor(pattern, layer));
+    const bool all = IsExpertPattern(pattern) && fold.expert < 0;
+    for (int64_t e = all ? 0 : fold.expert; e < (all ? config.experts : fold.expert + 1); ++e) {
+      out.multiplied.push_back(NameFor(pattern, layer, e));
+    }
   }
   if (fold.kind == FoldPoint::Kind::kValue && config.heads != config.kv_heads) {
     out.repeat = config.heads / config.kv_heads;
@@ -52,6 +55,31 @@ Status ApplyLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64
   if (record == nullptr) return OkStatus();
   for (RecordedFold& fold : added.folds) record->folds.push_back(std::move(fold));
   return OkStatus();
+}
+
+FoldRecord FullRecord(const Family& family, const ModelConfig& config, const TensorSource& source) {
+  FoldRecord record;
+  const std::vector<FoldPoint> points = FoldPointsOf(family);
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    for (const FoldPoint& point : points) {
+      const bool value = point.kind == FoldPoint::Kind::kValue;
+      const bool norm = point.kind == FoldPoint::Kind::kNorm;
+      const int64_t channels = norm    ? config.hidden_size
+                               : value ? config.kv_heads * config.head_dim
+                                       : config.intermediate_size;
+      for (int64_t e = point.per_expert ? 0 : -1; e < (point.per_expert ? config.experts : 0);
+           ++e) {
+        LayerFold fold;
+        fold.kind = point.kind;
+        fold.producer = point.producer;
+        fold.consumers = point.consumers;
+        fold.expert = e;
+        fold.scale.assign(static_cast<size_t>(channels), 1.0f);
+        record.folds.push_back(Record(fold, config, layer, source));
+      }
+    }
+  }
+  return record;
 }
 
 Status ClearLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64_t layer,

@@ -22,7 +22,8 @@ namespace pennyweight {
 
 // Rounds w[rows, cols] of a tensor as the plain method would, and decodes it again: decoded[rows,
 // cols]. `importance` per column. A tensor that will not be quantized is rounded to the dtype that
-// it will be stored in. `rows` may be a part of the tensor's. Called from one thread at a time.
+// it will be stored in. Rows and columns may be a part of the tensor's: runs of 256 columns. Called
+// from one thread at a time.
 using RoundMatrix =
     std::function<Status(std::string_view pattern, int64_t expert, const float* w, int64_t rows,
                          int64_t cols, std::span<const float> importance, float* decoded)>;
@@ -30,9 +31,10 @@ using RoundMatrix =
 struct AwqInput {
   const Family* family = nullptr;
   const ModelConfig* config = nullptr;
+  int64_t layer = 0;                      // for messages
   const LayerWeights* weights = nullptr;  // the layer's, in the original's numbers
   // Hidden states in front of the layer, [tokens, hidden_size], of whole windows (their lengths).
-  // A few thousand tokens of each are enough; scales are made from the first, kept by the second.
+  // About 2048 tokens of each are enough; scales are made from the first, kept by the second.
   std::span<const int64_t> windows;
   const float* hidden = nullptr;
   std::span<const int64_t> heldout_windows;
@@ -78,6 +80,10 @@ Result<LayerFolds> SearchAwq(const Context& context, const AwqInput& input);
 // `record` (may be null). Errors: kTensorMissing.
 Status ApplyLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64_t layer,
                        FoldedSource* source, FoldRecord* record);
+
+// A record with a fold at every fold point of every layer: none that a search makes is longer in
+// JSON when small_dtype is F32. What a GGUF file has to have room for.
+FoldRecord FullRecord(const Family& family, const ModelConfig& config, const TensorSource& source);
 
 // Takes all folds of the tensors that the layer's folds touch away again.
 Status ClearLayerFolds(const LayerFolds& folds, const ModelConfig& config, int64_t layer,

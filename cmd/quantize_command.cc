@@ -348,13 +348,16 @@ uint32_t GgufFileType(const std::string& type) {
 }
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
-                                             const MixOptions& mix, Journal* journal) {
+                                             const MixOptions& mix, const FoldRecord& folds,
+                                             Journal* journal) {
   SinkOptions options;
   options.measure = settings.dry_run;
   options.path = settings.output;
   options.journal = journal;
   options.force = settings.force;
   options.model = &model;
+  options.folds = &folds;
+  if (!folds.empty()) options.folds_bytes = FoldRecordToJson(folds).size();
   options.gguf_file_type = GgufFileType(mix.type);
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
@@ -488,7 +491,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   NoteChoices(model, choices, mix, &console);
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   if (settings.dry_run) {
-    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, nullptr));
+    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, nullptr));
     PW_ASSIGN(Report report,
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
@@ -512,7 +515,9 @@ Result<int> RunQuantize(const Invocation& invocation) {
   options.windows = windows ? &*windows : nullptr;
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  const auto make = [&](Journal* journal) { return MakeSink(settings, model, mix, journal); };
+  const auto make = [&](Journal* journal) {
+    return MakeSink(settings, model, mix, model.folds, journal);
+  };
   Report report;
   const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
     options.journal = journal;

@@ -160,6 +160,11 @@ std::string FoldRecordToJson(const FoldRecord& record) {
 }
 
 Result<FoldRecord> ParseFoldRecord(std::string_view text) {
+  if (text.size() > limits::kFoldsBytes) {
+    return Error(ErrorCode::kLimit,
+                 fmt::format("the record of folds has {} bytes, at most {} are taken", text.size(),
+                             limits::kFoldsBytes));
+  }
   const Result<Json> json = Json::Parse(text);
   if (!json.ok()) {
     return Error(ErrorCode::kInvalidHeader,

@@ -43,8 +43,9 @@ inline constexpr std::string_view kFoldsFile = "pennyweight.folds.json";
 // {"version": 1, "folds": [{"scale", "encoding", "divided", "multiplied", "repeat", "head_dim"}]};
 // `scale` is base64 of "f32" (little-endian), or of "octave16": signed bytes k for 2^(k/16).
 std::string FoldRecordToJson(const FoldRecord& record);
-// Errors: kInvalidHeader, with what is wrong: no JSON, another version, a missing key, bytes that
-// are no whole numbers, a scale that is NaN, infinite, zero or negative.
+// Errors: kLimit (longer than limits::kFoldsBytes); kInvalidHeader, with what is wrong: no JSON,
+// another version, a missing key, bytes that are no whole numbers, a scale that is NaN, infinite,
+// zero or negative.
 Result<FoldRecord> ParseFoldRecord(std::string_view text);
 
 // What each tensor of `source` was multiplied by, all folds together: (index, fold), by index.

@@ -7,7 +7,9 @@ namespace {
 
 constexpr std::string_view kMark = "{}";
 
-bool IsLinear(const Step& step) { return step.kind == StepKind::kLinear; }
+bool IsLinear(const Step& step) {
+  return step.kind == StepKind::kLinear || step.kind == StepKind::kExpertLinear;
+}
 
 // A block of a layer: from a norm to the step that adds its result.
 struct Block {
@@ -39,12 +41,19 @@ const Step* OnlyLinearInto(const Family& family, const Block& block, Slot slot) 
   return found;
 }
 
-// The linears that read `slot`; empty when anything else does.
+// The linears that read `slot`, or the rows that a router gathers of it; empty when anything else
+// reads it.
 std::vector<std::string_view> LinearsFrom(const Family& family, const Block& block, Slot slot) {
   std::vector<std::string_view> consumers;
   for (size_t i = block.begin; i < block.end; ++i) {
     const Step& step = family.layer[i];
     if (step.in != slot && step.in2 != slot) continue;
+    if (step.kind == StepKind::kRoute && step.in2 == slot) {
+      const std::vector<std::string_view> experts = LinearsFrom(family, block, step.out);
+      if (experts.empty()) return {};
+      consumers.insert(consumers.end(), experts.begin(), experts.end());
+      continue;
+    }
     if (!IsLinear(step)) return {};
     consumers.push_back(step.weight);
   }
