@@ -14,6 +14,7 @@
 #include "lib/dtype.h"
 #include "lib/model_config.h"
 #include "lib/result.h"
+#include "lib/tensor.h"
 #include "lib/tensor_source.h"
 
 namespace pennyweight {
@@ -24,6 +25,8 @@ struct Weight {
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;
   std::vector<float> bias;  // [rows], or empty
+  // Instead of `data`: the same in encoded tiles of rows, decoded each time it is multiplied by.
+  std::vector<EncodedTensor> tiles;
 };
 
 // A weight of a layer: its step's pattern (Step::weight) and, of experts' matrices, the expert.
@@ -39,6 +42,10 @@ using LayerWeights = std::map<WeightKey, Weight>;
 Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
                           const ModelConfig& config, std::string_view pattern, int64_t layer,
                           int64_t expert = -1);
+// The same without its values: shape and bias.
+Result<Weight> LoadBiasAndShape(const TensorSource& source, const Family& family,
+                                const ModelConfig& config, std::string_view pattern, int64_t layer,
+                                int64_t expert = -1);
 // Rows [row, row + count) of such a matrix, without bias: a large head is multiplied in tiles.
 // Precondition: the range is inside the configuration's shape.
 Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,

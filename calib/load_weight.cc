@@ -109,6 +109,20 @@ Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
   return weight;
 }
 
+Result<Weight> LoadBiasAndShape(const TensorSource& source, const Family& family,
+                                const ModelConfig& config, std::string_view pattern, int64_t layer,
+                                int64_t expert) {
+  const std::string name = NameFor(pattern, layer, expert);
+  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  const TensorInfo& info = source.tensors()[index];
+  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
+  Weight weight;
+  weight.rows = info.rows();
+  weight.cols = info.cols();
+  PW_TRY(LoadBias(source, family, name, weight.rows, &weight.bias));
+  return weight;
+}
+
 Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
                                const ModelConfig& config, int64_t layer) {
   LayerWeights weights;

@@ -8,6 +8,7 @@
 #include "calib/matrix_job.h"
 #include "calib/windows.h"
 #include "lib/context.h"
+#include "lib/fold_record.h"
 #include "lib/journal.h"
 #include "lib/model.h"
 #include "lib/report.h"
@@ -22,10 +23,13 @@ struct QuantizeOptions {
   Method method = Method::kAuto;
   const Windows* windows = nullptr;  // null: no calibration
   Effort effort = Effort::kNormal;
-  std::string scratch_dir;  // for hidden states that do not fit the memory limit
+  bool all_experts = false;  // calibration shows every token to every expert
+  std::string scratch_dir;   // for hidden states that do not fit the memory limit
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
   Journal* journal = nullptr;
+  // Told of every layer's folds as they are decided; may be null.
+  FoldRecord* folds = nullptr;
 };
 
 // `sink` has begun with one OutputTensor per tensor of the source, in its order; choices are

@@ -8,7 +8,10 @@
 #include "formats/detect.h"
 #include "formats/readers.h"
 #include "lib/file.h"
+#include "lib/fold_record.h"
+#include "lib/folded_source.h"
 #include "lib/limits.h"
+#include "quant/codec.h"
 #include "quant/transposed_source.h"
 
 namespace pennyweight {
@@ -51,6 +54,19 @@ void UseCanonical(Model* model) {
       fmt::format("{} tensors of experts are decoded to bf16 and transposed: "
                   "that is what their names stand for",
                   count));
+}
+
+Status UndoFolds(Model* model) {
+  if (model->folds_error) return Error(*model->folds_error);
+  if (model->folds.empty()) return OkStatus();
+  PW_ASSIGN(const auto folds, FoldsOf(model->folds, *model->source));
+  auto source = std::make_unique<FoldedSource>(std::move(model->source), ReadFloatRows);
+  for (const auto& [index, fold] : folds) source->SetFold(index, Inverse(fold));
+  model->source = std::move(source);
+  model->notes.push_back(
+      fmt::format("{}: {} recorded folds in {} tensors are undone before weights are compared",
+                  model->path, model->folds.folds.size(), folds.size()));
+  return OkStatus();
 }
 
 DType ModelDType(const Model& model) {

@@ -14,6 +14,7 @@
 #include "cmd/output_path.h"
 #include "cmd/output_run.h"
 #include "cmd/report_output.h"
+#include "cmd/strict_check.h"
 #include "formats/sinks.h"
 #include "lib/hash.h"
 #include "lib/linalg.h"
@@ -37,6 +38,9 @@ constexpr Flag kFlags[] = {
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
     {"--tokens", "", "N", "calibration tokens (default: 65536, or all there are)"},
     {"--context", "", "N", "tokens of a calibration window (default: 512 or the model's limit)"},
+    {"--all-experts", "", "", "show every token to every expert; outputs stay the same"},
+    {"--strict", "", "", "exit 1 when a matrix fell back or saw too few tokens"},
+    {"--min-tokens", "", "N", "what --strict asks of every calibrated matrix (default: 512)"},
     {"--tensor-type", "", "REGEX=TYPE", "type of the tensors that match; repeatable, first wins"},
     {"--keep", "", "REGEX", "leave the tensors that match as they are; repeatable"},
     {"--output-type", "", "TYPE", "type of the head"},
@@ -84,6 +88,9 @@ struct Settings {
   bool force = false;
   bool allow_nan = false;
   bool dry_run = false;
+  bool all_experts = false;
+  bool strict = false;
+  int64_t min_tokens = kMinTokens;
   std::vector<std::string> reports;
 };
 
@@ -109,6 +116,14 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   PW_ASSIGN(const auto effort, arguments.OneOf("--effort", kEfforts));
   s.effort = *FindEffort(effort.value_or("normal"));
   s.allow_nan = arguments.Has("--allow-nan");
+  s.all_experts = arguments.Has("--all-experts");
+  s.strict = arguments.Has("--strict");
+  PW_ASSIGN(const auto min_tokens, arguments.Integer("--min-tokens", 1, int64_t{1} << 32));
+  if (min_tokens && !s.strict) {
+    return Error(ErrorCode::kUsage, "--min-tokens is what --strict asks for")
+        .Hint(fmt::format("--strict --min-tokens {}", *min_tokens));
+  }
+  s.min_tokens = min_tokens.value_or(kMinTokens);
   s.dry_run = arguments.Has("--dry-run");
   // A dry run replaces nothing, so that it may be asked about an output that is there.
   s.force = arguments.Has("--force") || s.dry_run;
@@ -146,10 +161,15 @@ Result<Encoding> ParseType(const std::string& name, const IntegerSpec& integer) 
       .Hint(fmt::format("types: {}", fmt::join(TypeNames(), ", ")));
 }
 
+// Whether a method asks what the model's own activations are.
+bool NeedsCalibration(Method method) {
+  return method == Method::kGptq || method == Method::kAwq || method == Method::kAuto;
+}
+
 // True when rounding will be weighted by what calibration measured.
 bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
-  const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
-  return settings.method != Method::kMinMax && (fits || arguments.Has("--calib")) &&
+  return settings.method != Method::kMinMax &&
+         (NeedsCalibration(settings.method) || arguments.Has("--calib")) &&
          RequireRunnable(model).ok();
 }
 
@@ -286,8 +306,9 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
                                                bool quantizes) {
   const Arguments& arguments = invocation.arguments;
   const bool asked = arguments.Has("--calib");
-  const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
-  if (!quantizes || (!asked && !fits)) return std::optional<Windows>();
+  if (!quantizes || (!asked && !NeedsCalibration(settings.method))) {
+    return std::optional<Windows>();
+  }
   const Status runnable = RequireRunnable(model);
   if (!runnable.ok()) {
     if (settings.method == Method::kAuto && !asked) {
@@ -327,13 +348,16 @@ uint32_t GgufFileType(const std::string& type) {
 }
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
-                                             const MixOptions& mix, Journal* journal) {
+                                             const MixOptions& mix, const FoldRecord& folds,
+                                             Journal* journal) {
   SinkOptions options;
   options.measure = settings.dry_run;
   options.path = settings.output;
   options.journal = journal;
   options.force = settings.force;
   options.model = &model;
+  options.folds = &folds;
+  if (!folds.empty()) options.folds_bytes = FoldRecordToJson(folds).size();
   options.gguf_file_type = GgufFileType(mix.type);
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
@@ -425,6 +449,13 @@ std::string Summary(const Settings& settings, const Report& report) {
   return text;
 }
 
+int CheckStrict(const Settings& settings, const Report& report, std::span<const Choice> choices,
+                Console* console) {
+  const std::vector<std::string> lines = Shortfalls(report, choices, settings.min_tokens);
+  for (const std::string& line : lines) console->Note("--strict: " + line);
+  return lines.empty() ? kExitDone : kExitFound;
+}
+
 }  // namespace
 
 const CommandSpec kQuantizeSpec = {
@@ -460,7 +491,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   NoteChoices(model, choices, mix, &console);
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   if (settings.dry_run) {
-    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, nullptr));
+    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, nullptr));
     PW_ASSIGN(Report report,
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
@@ -480,10 +511,13 @@ Result<int> RunQuantize(const Invocation& invocation) {
   QuantizeOptions options;
   options.method = settings.method;
   options.effort = settings.effort;
+  options.all_experts = settings.all_experts;
   options.windows = windows ? &*windows : nullptr;
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  const auto make = [&](Journal* journal) { return MakeSink(settings, model, mix, journal); };
+  const auto make = [&](Journal* journal) {
+    return MakeSink(settings, model, mix, model.folds, journal);
+  };
   Report report;
   const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
     options.journal = journal;
@@ -497,7 +531,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));
-  return kExitDone;
+  return settings.strict ? CheckStrict(settings, report, choices, &console) : kExitDone;
 }
 
 }  // namespace pennyweight

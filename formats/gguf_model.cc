@@ -4,6 +4,7 @@
 #include <string_view>
 #include <unordered_set>
 
+#include "formats/fold_file.h"
 #include "formats/gguf_metadata.h"
 #include "formats/gguf_reader.h"
 #include "formats/gguf_rope.h"
@@ -32,7 +33,11 @@ class GgufSource : public TensorSource {
       : files_(std::move(files)), listing_(std::move(listing)) {
     for (const GgufFile& file : files_) paths_.push_back(file.file().path());
     const GgufFile& first = files_.front();
-    for (const GgufEntry& entry : first.entries()) metadata_[entry.key] = first.Printable(entry);
+    for (const GgufEntry& entry : first.entries()) {
+      // For people a record of folds says no more than that it is there.
+      metadata_[entry.key] =
+          entry.key == kFoldsKey ? fmt::format("[{} bytes]", entry.bytes) : first.Printable(entry);
+    }
   }
 
   const std::vector<TensorInfo>& tensors() const override { return listing_.tensors; }
@@ -205,7 +210,7 @@ Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& f
 
 Result<Model> OpenGguf(const std::string& path) {
   PW_ASSIGN(std::vector<GgufFile> files, OpenGgufFiles(path));
-  const std::string& first = files.front().file().path();
+  const std::string first = files.front().file().path();
   Model model;
   model.path = path;
   ModelConfig config;
@@ -228,6 +233,9 @@ Result<Model> OpenGguf(const std::string& path) {
     if (status.error().code == ErrorCode::kUnknownFamily) model.config = std::move(config);
     model.config_error = std::move(status).TakeError().InFile(first);
   }
+  const GgufEntry* entry = files.front().Find(kFoldsKey);
+  std::optional<std::string> folds;
+  if (entry != nullptr) folds = files.front().AsString(*entry).value_or("");
   auto vocabulary = ReadGgufVocabulary(files.front());
   if (vocabulary.ok()) {
     model.vocabulary = std::move(vocabulary).value();
@@ -235,6 +243,7 @@ Result<Model> OpenGguf(const std::string& path) {
     model.vocabulary_error = std::move(vocabulary).TakeError().InFile(first);
   }
   model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
+  if (folds) ReadFolds(*folds, first, &model);
   return model;
 }
 

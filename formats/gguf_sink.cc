@@ -65,7 +65,17 @@ class GgufSink : public TensorSink {
     return OkStatus();
   }
 
-  Status Seal() override { return file_->Seal(); }
+  Status Seal() override {
+    if (options_.folds_bytes > 0) {
+      const FoldRecord none;
+      const FoldRecord& folds = options_.folds == nullptr ? none : *options_.folds;
+      if (!file_->FillRoom(FoldRecordToJson(folds))) {
+        return Error(ErrorCode::kVerifyFailed, "the record of folds is longer than its room")
+            .InFile(options_.path);
+      }
+    }
+    return file_->Seal();
+  }
   Status Commit() override { return file_->Commit(); }
   void Keep() override {
     if (file_ != nullptr) file_->Keep();
@@ -96,6 +106,7 @@ class GgufSink : public TensorSink {
       const std::string full = key.starts_with("pennyweight.") ? key : "pennyweight." + key;
       if (!header_.Has(full)) header_.AddString(full, value);
     }
+    if (options_.folds_bytes > 0) header_.AddRoom(kFoldsKey, options_.folds_bytes);
     if (!inputs_.empty()) CopyKeys(inputs_.front(), "");
     return OkStatus();
   }

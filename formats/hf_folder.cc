@@ -16,6 +16,7 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
   folder->model_ = options.model;
   folder->weights_only_ = options.weights_only;
   folder->as_stored_ = options.as_stored;
+  folder->folds_ = options.folds;
   folder->measure_ = options.measure;
   if (options.measure) {
     PW_ASSIGN(folder->shards_, ShardWriter::InDirectory("", options.shard_bytes, parts,
@@ -89,12 +90,20 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
                 ReadWholeFile(JoinPath(model_->directory, name), limits::kJsonFileBytes));
       PW_TRY(AddFile(name, contents));
     }
+    const std::string folds = JoinPath(model_->directory, std::string(kFoldsFile));
+    if (as_stored_ && PathExists(folds)) {
+      PW_ASSIGN(const std::string contents, ReadWholeFile(folds, limits::kJsonFileBytes));
+      PW_TRY(AddFile(std::string(kFoldsFile), contents));
+    }
   } else if (model_->vocabulary) {
     // What cannot be written is said by the command, before the work.
     const auto files = TokenizerFiles(*model_->vocabulary);
     if (files.ok()) {
       for (const auto& [name, contents] : *files) PW_TRY(AddFile(name, contents));
     }
+  }
+  if (folds_ != nullptr && !folds_->empty()) {
+    PW_TRY(AddFile(std::string(kFoldsFile), FoldRecordToJson(*folds_) + "\n"));
   }
   if (!config.empty()) PW_TRY(AddFile("config.json", config));
   if (measure_) return OkStatus();

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "lib/fold_record.h"
+
 namespace pennyweight {
 namespace {
 
@@ -47,7 +49,7 @@ bool IsCopied(std::string_view name) {
 
 // Written anew rather than copied.
 bool IsRewritten(std::string_view name) {
-  return name == "config.json" || name.ends_with(".safetensors") ||
+  return name == "config.json" || name == kFoldsFile || name.ends_with(".safetensors") ||
          name.ends_with(".safetensors.index.json") || name == "pytorch_model.bin.index.json" ||
          (name.starts_with("pytorch_model") && name.ends_with(".bin"));
 }

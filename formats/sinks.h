@@ -31,6 +31,11 @@ struct SinkOptions {
   // The model is of OpenStored: config.json is copied byte by byte, and the finished output is
   // opened again in the same way.
   bool as_stored = false;
+  // What was folded into the tensors, read at Seal; null: nothing. It goes into a GGUF file's
+  // metadata, for which `folds_bytes` are set aside in the header (FoldRecordToJson of what may
+  // come), and into a file of its own in a folder (lib/fold_record.h).
+  const FoldRecord* folds = nullptr;
+  uint64_t folds_bytes = 0;
   // Only sizes are wanted: no file or folder is made, Write does nothing, Commit is an error.
   // OutputName, OutputBytes and, after Seal, TotalBytes are those of the real output.
   bool measure = false;
