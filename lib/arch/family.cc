@@ -117,7 +117,7 @@ TensorPlace PlaceOfGguf(const Family& family, std::string_view name) {
   return PlaceOf(family, name, &TensorRule::gguf);
 }
 
-std::string NameFor(std::string_view pattern, int64_t layer) {
+std::string NameFor(std::string_view pattern, int64_t layer, int64_t) {
   const size_t mark = pattern.find(kLayerMark);
   if (mark == std::string_view::npos) return std::string(pattern);
   std::string name(pattern.substr(0, mark));

@@ -74,11 +74,12 @@ const Family* FindFamilyByGguf(std::string_view architecture);
 struct TensorPlace {
   const TensorRule* rule = nullptr;  // nullptr: the family does not know the name
   int64_t layer = -1;                // -1: not in a decoder layer
+  int64_t expert = -1;               // -1: of no expert, or GGUF's tensor of all of them
 };
 TensorPlace PlaceOfHf(const Family& family, std::string_view name);
 TensorPlace PlaceOfGguf(const Family& family, std::string_view name);
-// The rule's name for a layer ("{}" replaced).
-std::string NameFor(std::string_view pattern, int64_t layer);
+// The rule's name for a layer and expert (marks replaced).
+std::string NameFor(std::string_view pattern, int64_t layer, int64_t expert = -1);
 // Role by name alone, for models of no known family (norm, bias, embedding, head, other).
 Role GuessRole(std::string_view name, size_t rank);
 
