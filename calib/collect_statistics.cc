@@ -21,12 +21,14 @@ constexpr int64_t kChannelBlock = 128;
 struct Watch {
   size_t step = 0;  // of the family's layer: the first of those linears
   Slot slot = Slot::kNone;
+  bool experts = false;  // an input for each expert, of the rows that are routed to it
   std::vector<std::string_view> patterns;
 };
 
 // What is learned of one input of a layer.
 struct Unit {
   size_t watch = 0;
+  int64_t expert = -1;
   InputSums sums;
   std::vector<float> hessian;
 };
@@ -39,10 +41,11 @@ std::vector<Watch> WatchesOf(const Family& family) {
   std::vector<Watch> watches;
   for (size_t i = 0; i < family.layer.size(); ++i) {
     const Step& step = family.layer[i];
-    if (step.kind != StepKind::kLinear) continue;
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    if (step.kind != StepKind::kLinear && !experts) continue;
     const bool same = i > 0 && !watches.empty() && family.layer[i - 1].kind == step.kind &&
                       watches.back().slot == step.in;
-    if (!same) watches.push_back({i, step.in, {}});
+    if (!same) watches.push_back({i, step.in, experts, {}});
     watches.back().patterns.push_back(step.weight);
   }
   return watches;
@@ -79,7 +82,9 @@ class Collector {
         on_input_(on_input),
         chunks_(CutChunks(windows.lengths)),
         watches_(WatchesOf(*model.family)),
-        runner_(*model.family, *model.config) {}
+        runner_(*model.family, *model.config) {
+    runner_.RouteAll(options.all_experts);
+  }
 
   Status Run() {
     PW_TRY(Plan());
@@ -93,15 +98,28 @@ class Collector {
  private:
   bool HasHead() const { return options_.head && model_.source->Find(model_.family->head) >= 0; }
 
+  int64_t Inputs(const Watch& watch) const { return watch.experts ? model_.config->experts : 1; }
+
+  // With all experts for every token: what RunBytes did not count.
+  uint64_t UnroutedBytes() const {
+    const ModelConfig& c = *model_.config;
+    if (!options_.all_experts) return 0;
+    int64_t chunk = 0;
+    for (const WindowChunk& each : chunks_) chunk = std::max(chunk, each.tokens);
+    const int64_t more = std::max<int64_t>(0, c.experts - c.experts_per_token);
+    const int64_t floats = chunk * more * (3 * c.intermediate_size + 2 * c.hidden_size);
+    return static_cast<uint64_t>(floats) * sizeof(float);
+  }
+
   // What fits where.
   Status Plan() {
     uint64_t sums = 0, widest = 0;
     for (const Watch& watch : watches_) {
       const int64_t width = runner_.width(watch.slot);
-      sums += static_cast<uint64_t>(width) * (3 * sizeof(double) + sizeof(float));
+      sums += static_cast<uint64_t>(width * Inputs(watch)) * (3 * sizeof(double) + sizeof(float));
       widest = std::max(widest, HessianBytes(width));
     }
-    const uint64_t working = RunBytes(model_, windows_.lengths) + sums;
+    const uint64_t working = RunBytes(model_, windows_.lengths) + sums + UnroutedBytes();
     const uint64_t least = working + (options_.hessians ? widest : 0);
     if (least > context_.memory_limit) {
       const uint64_t megabytes = least / 1000000 + 1;
@@ -134,13 +152,17 @@ class Collector {
   std::vector<Unit> UnitsOf(int64_t layer) const {
     std::vector<Unit> units;
     for (size_t w = 0; w < watches_.size(); ++w) {
-      Unit unit;
-      unit.watch = w;
-      unit.sums = EmptySums(runner_.width(watches_[w].slot));
-      for (const std::string_view pattern : watches_[w].patterns) {
-        unit.sums.weights.push_back(NameFor(pattern, layer));
+      const Watch& watch = watches_[w];
+      for (int64_t i = 0; i < Inputs(watch); ++i) {
+        Unit unit;
+        unit.watch = w;
+        unit.expert = watch.experts ? i : -1;
+        unit.sums = EmptySums(runner_.width(watch.slot));
+        for (const std::string_view pattern : watch.patterns) {
+          unit.sums.weights.push_back(NameFor(pattern, layer, unit.expert));
+        }
+        units.push_back(std::move(unit));
       }
-      units.push_back(std::move(unit));
     }
     return units;
   }
@@ -197,7 +219,8 @@ class Collector {
           runner_.Run(context_, weights, chunk.windows, step, watch.step, hidden_.data());
           step = watch.step;
         }
-        Add(runner_.slot(watch.slot), chunk.tokens, &unit);
+        const auto [first, rows] = RowsOf(unit, chunk);
+        Add(runner_.slot(watch.slot) + first * unit.sums.width, rows, &unit);
       }
       if (onward) {
         runner_.Run(context_, weights, chunk.windows, step, model_.family->layer.size(),
@@ -207,6 +230,14 @@ class Collector {
       if (context_.progress != nullptr) context_.progress->Advance(chunk.token + chunk.tokens);
     }
     return OkStatus();
+  }
+
+  // The first row of a unit in its slot, and how many there are.
+  std::pair<int64_t, int64_t> RowsOf(const Unit& unit, const WindowChunk& chunk) const {
+    if (unit.expert < 0) return {0, chunk.tokens};
+    const std::vector<int64_t>& begin = runner_.routing().begin;
+    const auto expert = static_cast<size_t>(unit.expert);
+    return {begin[expert], begin[expert + 1] - begin[expert]};
   }
 
   void Add(const float* x, int64_t rows, Unit* unit) const {

@@ -9,13 +9,13 @@
 
 #include "calib/ops.h"
 #include "lib/checked.h"
+#include "lib/limits.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
 
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kRowBlock = 64;    // tokens of one task of a row operation
 constexpr int64_t kQueryBlock = 64;  // queries whose scores are held at a time
 
 constexpr size_t Index(Slot slot) { return static_cast<size_t>(slot); }
@@ -46,14 +46,6 @@ std::vector<double> RopeFrequencies(const ModelConfig& config) {
   return frequencies;
 }
 
-// Calls body(first, last) for blocks of kRowBlock rows.
-void ForRowBlocks(const Context& context, int64_t rows,
-                  const std::function<void(int64_t, int64_t)>& body) {
-  ParallelFor(context, CeilDiv(rows, kRowBlock), [&](int64_t block) {
-    body(block * kRowBlock, std::min(rows, (block + 1) * kRowBlock));
-  });
-}
-
 }  // namespace
 
 Status CheckRunnable(const ModelConfig& config) {
@@ -75,6 +67,12 @@ Status CheckRunnable(const ModelConfig& config) {
     return Error(ErrorCode::kConfigInvalid,
                  fmt::format("heads of {} dimensions cannot be rotated in pairs", config.head_dim));
   }
+  const bool experts = config.experts != 0;
+  if (config.experts < 0 || config.experts > limits::kExperts ||
+      (experts && (config.experts_per_token < 1 || config.experts_per_token > config.experts))) {
+    return Error(ErrorCode::kConfigInvalid, fmt::format("{} of {} experts cannot be chosen",
+                                                        config.experts_per_token, config.experts));
+  }
   return OkStatus();
 }
 
@@ -86,6 +84,8 @@ int64_t LayerRunner::width(Slot slot) const {
     case Slot::kHidden:
     case Slot::kNormed:
     case Slot::kDelta:
+    case Slot::kExpertIn:
+    case Slot::kExpertDelta:
       return config_.hidden_size;
     case Slot::kQ:
     case Slot::kAttn:
@@ -96,7 +96,12 @@ int64_t LayerRunner::width(Slot slot) const {
     case Slot::kGate:
     case Slot::kUp:
     case Slot::kGated:
+    case Slot::kExpertGate:
+    case Slot::kExpertUp:
+    case Slot::kExpertGated:
       return config_.intermediate_size;
+    case Slot::kRouterLogits:
+      return config_.experts;
     case Slot::kNone:
       break;
   }
@@ -105,9 +110,22 @@ int64_t LayerRunner::width(Slot slot) const {
 
 const float* LayerRunner::slot(Slot slot) const { return buffers_[Index(slot)].data(); }
 
-float* LayerRunner::Buffer(Slot slot, int64_t tokens) {
+int64_t LayerRunner::rows(Slot slot) const {
+  switch (slot) {
+    case Slot::kExpertIn:
+    case Slot::kExpertGate:
+    case Slot::kExpertUp:
+    case Slot::kExpertGated:
+    case Slot::kExpertDelta:
+      return routing_.begin.empty() ? 0 : routing_.begin.back();
+    default:
+      return tokens_;
+  }
+}
+
+float* LayerRunner::Buffer(Slot slot) {
   std::vector<float>& buffer = buffers_[Index(slot)];
-  const auto size = static_cast<size_t>(tokens * width(slot));
+  const auto size = static_cast<size_t>(rows(slot) * width(slot));
   if (buffer.size() < size) buffer.resize(size);
   return buffer.data();
 }
@@ -130,33 +148,32 @@ void LayerRunner::PreparePositions(int64_t positions) {
 
 void LayerRunner::Run(const Context& context, const LayerWeights& weights,
                       std::span<const int64_t> windows, size_t begin, size_t end, float* hidden) {
-  int64_t tokens = 0;
+  tokens_ = 0;
   int64_t longest = 0;
   for (const int64_t length : windows) {
-    tokens += length;
+    tokens_ += length;
     longest = std::max(longest, length);
   }
   PreparePositions(longest);
   for (size_t i = begin; i < end; ++i) {
-    Step1(context, weights, windows, family_.layer[i], hidden, tokens);
+    Step1(context, weights, windows, family_.layer[i], hidden);
   }
 }
 
 void LayerRunner::Step1(const Context& context, const LayerWeights& weights,
-                        std::span<const int64_t> windows, const Step& step, float* hidden,
-                        int64_t tokens) {
-  const auto rows = [&](Slot slot) {
-    return slot == Slot::kHidden ? hidden : Buffer(slot, tokens);
-  };
-  const float* in = rows(step.in);
-  float* out = rows(step.out);
+                        std::span<const int64_t> windows, const Step& step, float* hidden) {
+  const auto values = [&](Slot slot) { return slot == Slot::kHidden ? hidden : Buffer(slot); };
+  const float* in = values(step.in);
+  // Before its output has a place: the rows of the experts follow from it.
+  if (step.kind == StepKind::kRoute) Route(in);
+  float* out = values(step.out);
   const int64_t n = width(step.out);
   switch (step.kind) {
     case StepKind::kRmsNorm:
-      RmsNorm(context, weights.at(step.weight), in, tokens, out);
+      RmsNorm(context, weights.at({step.weight}), in, tokens_, out);
       break;
     case StepKind::kLinear:
-      Linear(context, weights.at(step.weight), in, width(step.in), tokens, out);
+      Linear(context, weights.at({step.weight}), in, width(step.in), tokens_, out);
       break;
     case StepKind::kRope:
       Rotate(context, windows, n / config_.head_dim, out);
@@ -165,16 +182,25 @@ void LayerRunner::Step1(const Context& context, const LayerWeights& weights,
       Attend(context, windows, out);
       break;
     case StepKind::kSiluGate: {
-      const float* up = rows(step.in2);
-      ForRowBlocks(context, tokens, [&](int64_t first, int64_t last) {
+      const float* up = values(step.in2);
+      ForRowBlocks(context, rows(step.out), [&](int64_t first, int64_t last) {
         SiluGateRow(in + first * n, up + first * n, (last - first) * n, out + first * n);
       });
       break;
     }
     case StepKind::kAdd:
-      ForRowBlocks(context, tokens, [&](int64_t first, int64_t last) {
+      ForRowBlocks(context, tokens_, [&](int64_t first, int64_t last) {
         AddRow(in + first * n, (last - first) * n, out + first * n);
       });
+      break;
+    case StepKind::kRoute:
+      GatherRows(context, values(step.in2), out);
+      break;
+    case StepKind::kExpertLinear:
+      ExpertLinear(context, weights, step, in, out);
+      break;
+    case StepKind::kExpertSum:
+      SumExperts(context, in, out);
       break;
   }
 }
@@ -229,65 +255,68 @@ void LayerRunner::Rotate(const Context& context, std::span<const int64_t> window
   });
 }
 
-// One head of one window, kQueryBlock queries at a time: scores[queries, keys so far] = Q K^T,
-// their softmax, times V. The largest buffer is [kQueryBlock, window].
+// The scores of one head for kQueryBlock queries are held at a time: [queries, keys so far] = Q
+// K^T, their softmax, times V. Such a block is a task: one long window keeps every thread busy.
 void LayerRunner::Attend(const Context& context, std::span<const int64_t> windows,
                          float* out) const {
+  struct Block {
+    int64_t start;  // token at which the window begins
+    int64_t first;  // query, in the window
+    int64_t queries;
+  };
+  std::vector<Block> blocks;
+  int64_t start = 0;
+  for (const int64_t length : windows) {
+    for (int64_t first = 0; first < length; first += kQueryBlock) {
+      blocks.push_back({start, first, std::min(kQueryBlock, length - first)});
+    }
+    start += length;
+  }
+  const auto tasks = static_cast<int64_t>(blocks.size()) * config_.heads;
+  ParallelFor(context, tasks, [&](int64_t task) {
+    const Block& block = blocks[static_cast<size_t>(task / config_.heads)];
+    AttendBlock(context, task % config_.heads, block.start, block.first, block.queries, out);
+  });
+}
+
+void LayerRunner::AttendBlock(const Context& context, int64_t head, int64_t start, int64_t first,
+                              int64_t queries, float* out) const {
   const int64_t q_width = width(Slot::kQ);
   const int64_t kv_width = width(Slot::kK);
   const int64_t dim = config_.head_dim;
-  const int64_t group = config_.heads / config_.kv_heads;
+  const int64_t kv_head = head / (config_.heads / config_.kv_heads);
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
-  std::vector<int64_t> starts;
-  int64_t total = 0;
-  for (const int64_t length : windows) {
-    starts.push_back(total);
-    total += length;
-  }
   Context serial = context;  // a task's own products are too small to be divided again
   serial.threads = 1;
-  const int64_t tasks = static_cast<int64_t>(windows.size()) * config_.heads;
-  ParallelFor(context, tasks, [&](int64_t task) {
-    const auto window = static_cast<size_t>(task / config_.heads);
-    const int64_t head = task % config_.heads;
-    const int64_t length = windows[window];
-    const float* q = slot(Slot::kQ) + starts[window] * q_width + head * dim;
-    const float* k = slot(Slot::kK) + starts[window] * kv_width + head / group * dim;
-    const float* v = slot(Slot::kV) + starts[window] * kv_width + head / group * dim;
-    float* result = out + starts[window] * q_width + head * dim;
-    std::vector<float> scores(static_cast<size_t>(std::min(length, kQueryBlock) * length));
-    for (int64_t first = 0; first < length; first += kQueryBlock) {
-      const int64_t queries = std::min(kQueryBlock, length - first);
-      const int64_t keys = first + queries;
-      Gemm(serial, {.m = queries,
-                    .n = keys,
-                    .k = dim,
-                    .a = q + first * q_width,
-                    .a_stride = q_width,
-                    .b = k,
-                    .b_dtype = DType::kF32,
-                    .b_stride = kv_width,
-                    .c = scores.data(),
-                    .c_stride = keys,
-                    .accumulate = false});
-      for (int64_t i = 0; i < queries; ++i) {
-        float* row = scores.data() + i * keys;
-        SoftmaxRow(row, first + i + 1, scale);
-        std::fill(row + first + i + 1, row + keys, 0.0f);
-      }
-      GemmNn(serial, {.m = queries,
-                      .n = dim,
-                      .k = keys,
-                      .a = scores.data(),
-                      .a_stride = keys,
-                      .b = v,
-                      .b_stride = kv_width,
-                      .c = result + first * q_width,
-                      .c_stride = q_width,
-                      .accumulate = false,
-                      .subtract = false});
-    }
-  });
+  const int64_t keys = first + queries;
+  std::vector<float> scores(static_cast<size_t>(queries * keys));
+  Gemm(serial, {.m = queries,
+                .n = keys,
+                .k = dim,
+                .a = slot(Slot::kQ) + (start + first) * q_width + head * dim,
+                .a_stride = q_width,
+                .b = slot(Slot::kK) + start * kv_width + kv_head * dim,
+                .b_dtype = DType::kF32,
+                .b_stride = kv_width,
+                .c = scores.data(),
+                .c_stride = keys,
+                .accumulate = false});
+  for (int64_t i = 0; i < queries; ++i) {
+    float* row = scores.data() + i * keys;
+    SoftmaxRow(row, first + i + 1, scale);
+    std::fill(row + first + i + 1, row + keys, 0.0f);
+  }
+  GemmNn(serial, {.m = queries,
+                  .n = dim,
+                  .k = keys,
+                  .a = scores.data(),
+                  .a_stride = keys,
+                  .b = slot(Slot::kV) + start * kv_width + kv_head * dim,
+                  .b_stride = kv_width,
+                  .c = out + (start + first) * q_width + head * dim,
+                  .c_stride = q_width,
+                  .accumulate = false,
+                  .subtract = false});
 }
 
 }  // namespace pennyweight

@@ -65,6 +65,10 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
 
 Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, const WalkInput& input,
                                                      const std::string& scratch_dir) {
+  if (HasExperts(*input.model->family)) {
+    return Error(ErrorCode::kUnsupported, "models with experts are not calibrated")
+        .Hint("use --method rtn without --calib");
+  }
   const uint64_t working = WorkingBytes(input);
   if (working > context.memory_limit) {
     return Error(ErrorCode::kMemory,
@@ -293,7 +297,7 @@ Status LayerWalk::QuantizeStage(const Context& context, int64_t layer, const Sta
     weight.data.resize(decoded.size() * sizeof(float));
     std::copy_n(reinterpret_cast<const uint8_t*>(decoded.data()), weight.data.size(),
                 weight.data.begin());
-    (*weights)[step->weight] = std::move(weight);
+    (*weights)[{step->weight}] = std::move(weight);
     if (!baseline.tiles.empty()) (*rtn)[step->weight] = std::move(baseline);
   }
   return OkStatus();
@@ -338,7 +342,7 @@ Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
   LayerWeights weights;
   for (const Step& step : family_.layer) {
     if (step.kind != StepKind::kRmsNorm) continue;
-    PW_ASSIGN(weights[step.weight],
+    PW_ASSIGN(weights[{step.weight}],
               LoadWeight(*in_.model->source, family_, config_, step.weight, layer));
   }
   std::map<std::string_view, EncodedMatrix> rtn;
@@ -370,7 +374,7 @@ Result<LayerReport> LayerWalk::Layer(const Context& context, int64_t layer) {
   original.clear();
 
   for (auto& [pattern, matrix] : rtn) {
-    Weight& weight = weights[pattern];
+    Weight& weight = weights[{pattern}];
     matrix.Decode(reinterpret_cast<float*>(weight.data.data()));
     matrix.tiles.clear();
   }

@@ -38,28 +38,27 @@ Result<size_t> FindTensor(const TensorSource& source, const std::string& name) {
       .InTensor(name);
 }
 
-// The bias beside a matrix, or nothing.
-Status LoadBias(const TensorSource& source, std::string name, int64_t rows,
+// The bias beside a matrix; nothing where the family can do without one.
+Status LoadBias(const TensorSource& source, const Family& family, std::string name, int64_t rows,
                 std::vector<float>* bias) {
   constexpr std::string_view kWeight = ".weight";
   if (!name.ends_with(kWeight)) return OkStatus();
   name.replace(name.size() - kWeight.size(), kWeight.size(), ".bias");
   const int64_t index = source.Find(name);
-  if (index < 0) return OkStatus();
+  if (index < 0) {
+    const TensorRule* rule = PlaceOfHf(family, name).rule;
+    if (rule == nullptr || !rule->required) return OkStatus();
+    return FindTensor(source, name).TakeError();
+  }
   const TensorInfo& info = source.tensors()[static_cast<size_t>(index)];
   PW_TRY(CheckShape(info, {rows}));
   bias->resize(static_cast<size_t>(rows));
   return ReadFloatRows(source, static_cast<size_t>(index), 0, 1, bias->data());
 }
 
-}  // namespace
-
-Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
-                              const ModelConfig& config, std::string_view pattern, int64_t layer,
-                              int64_t row, int64_t count) {
-  PW_ASSIGN(const size_t index, FindTensor(source, NameFor(pattern, layer)));
+// Rows [row, row + count) of tensor `index`.
+Result<Weight> ReadWeight(const TensorSource& source, size_t index, int64_t row, int64_t count) {
   const TensorInfo& info = source.tensors()[index];
-  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
   Weight weight;
   weight.rows = count;
   weight.cols = info.cols();
@@ -82,14 +81,27 @@ Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
   return weight;
 }
 
+}  // namespace
+
+Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
+                              const ModelConfig& config, std::string_view pattern, int64_t layer,
+                              int64_t row, int64_t count) {
+  PW_ASSIGN(const size_t index, FindTensor(source, NameFor(pattern, layer)));
+  const TensorInfo& info = source.tensors()[index];
+  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
+  return ReadWeight(source, index, row, count);
+}
+
 Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
-                          const ModelConfig& config, std::string_view pattern, int64_t layer) {
-  const std::string name = NameFor(pattern, layer);
+                          const ModelConfig& config, std::string_view pattern, int64_t layer,
+                          int64_t expert) {
+  const std::string name = NameFor(pattern, layer, expert);
   PW_ASSIGN(const size_t index, FindTensor(source, name));
-  const int64_t rows = source.tensors()[index].rows();
-  PW_ASSIGN(Weight weight, LoadWeightRows(source, family, config, pattern, layer, 0, rows));
+  const TensorInfo& info = source.tensors()[index];
+  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
+  PW_ASSIGN(Weight weight, ReadWeight(source, index, 0, info.rows()));
   if (RoleOf(family, pattern) != Role::kNorm) {
-    PW_TRY(LoadBias(source, name, weight.rows, &weight.bias));
+    PW_TRY(LoadBias(source, family, name, weight.rows, &weight.bias));
   }
   return weight;
 }
@@ -99,7 +111,11 @@ Result<LayerWeights> LoadLayer(const TensorSource& source, const Family& family,
   LayerWeights weights;
   for (const Step& step : family.layer) {
     if (step.weight.empty()) continue;
-    PW_ASSIGN(weights[step.weight], LoadWeight(source, family, config, step.weight, layer));
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    for (int64_t e = experts ? 0 : -1; e < (experts ? config.experts : 0); ++e) {
+      PW_ASSIGN(Weight weight, LoadWeight(source, family, config, step.weight, layer, e));
+      weights[{step.weight, e}] = std::move(weight);
+    }
   }
   return weights;
 }

@@ -7,8 +7,12 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "lib/checked.h"
+#include "lib/parallel.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pennyweight::HWY_NAMESPACE {
@@ -177,6 +181,11 @@ double SumExpDifferenceImpl(const float* row, const float* other, int64_t n, flo
   });
 }
 
+void AddScaledRowImpl(const float* in, float scale, int64_t n, float* out) {
+  const auto scales = hn::Set(F32(), scale);
+  MapRows(in, out, n, out, [&](auto x, auto y) HWY_ATTR { return hn::MulAdd(x, scales, y); });
+}
+
 void SoftmaxRowImpl(float* row, int64_t n, float scale) {
   const F32 d;
   hn::Vec<F32> maxima = hn::Set(d, -std::numeric_limits<float>::infinity());
@@ -200,14 +209,24 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace pennyweight {
 
+constexpr int64_t kRowBlock = 64;
+
 HWY_EXPORT(RmsNormRowImpl);
 HWY_EXPORT(RotateHeadsImpl);
 HWY_EXPORT(SiluGateRowImpl);
 HWY_EXPORT(AddRowImpl);
+HWY_EXPORT(AddScaledRowImpl);
 HWY_EXPORT(SoftmaxRowImpl);
 HWY_EXPORT(MaxOfRowImpl);
 HWY_EXPORT(SumExpImpl);
 HWY_EXPORT(SumExpDifferenceImpl);
+
+void ForRowBlocks(const Context& context, int64_t rows,
+                  const std::function<void(int64_t, int64_t)>& body) {
+  ParallelFor(context, CeilDiv(rows, kRowBlock), [&](int64_t block) {
+    body(block * kRowBlock, std::min(rows, (block + 1) * kRowBlock));
+  });
+}
 
 void RmsNormRow(const float* in, const float* weight, int64_t n, double epsilon, float* out) {
   HWY_DYNAMIC_DISPATCH(RmsNormRowImpl)(in, weight, n, epsilon, out);
@@ -224,6 +243,10 @@ void SiluGateRow(const float* gate, const float* up, int64_t n, float* out) {
 
 void AddRow(const float* in, int64_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(AddRowImpl)(in, n, out);
+}
+
+void AddScaledRow(const float* in, float scale, int64_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(AddScaledRowImpl)(in, scale, n, out);
 }
 
 void SoftmaxRow(float* row, int64_t n, float scale) {

@@ -4,8 +4,15 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+
+#include "lib/context.h"
 
 namespace pennyweight {
+
+// Calls body(first, last) for blocks of a constant number of rows, in parallel.
+void ForRowBlocks(const Context& context, int64_t rows,
+                  const std::function<void(int64_t first, int64_t last)>& body);
 
 // out = in * weight / sqrt(mean(in^2) + epsilon); squares are summed in double. in may be out.
 void RmsNormRow(const float* in, const float* weight, int64_t n, double epsilon, float* out);
@@ -20,6 +27,9 @@ void SiluGateRow(const float* gate, const float* up, int64_t n, float* out);
 
 // out += in.
 void AddRow(const float* in, int64_t n, float* out);
+
+// out += in * scale.
+void AddScaledRow(const float* in, float scale, int64_t n, float* out);
 
 // row = softmax(row * scale), scale > 0; the sum is taken in double.
 void SoftmaxRow(float* row, int64_t n, float scale);

@@ -146,18 +146,24 @@ uint64_t RunBytes(const RunnableModel& model, std::span<const int64_t> lengths) 
   uint64_t layer = 0;
   for (const Step& step : model.family->layer) {
     if (step.weight.empty()) continue;
-    const int64_t index = model.source->Find(NameFor(step.weight, 0));
+    const bool expert = step.kind == StepKind::kExpertLinear;
+    const int64_t index = model.source->Find(NameFor(step.weight, 0, expert ? 0 : -1));
     if (index < 0) continue;
+    const auto matrices = static_cast<uint64_t>(expert ? c.experts : 1);
     const TensorInfo& info = model.source->tensors()[static_cast<size_t>(index)];
     const bool half = info.encoding == Encoding::Plain(DType::kF16) ||
                       info.encoding == Encoding::Plain(DType::kBF16);
-    layer += static_cast<uint64_t>(info.elements()) * (half ? 2 : sizeof(float));
+    layer += matrices * static_cast<uint64_t>(info.elements()) * (half ? 2 : sizeof(float));
   }
   int64_t chunk = 0;
   for (const WindowChunk& each : CutChunks(lengths)) chunk = std::max(chunk, each.tokens);
   const int64_t q = c.heads * c.head_dim;
   const int64_t kv = c.kv_heads * c.head_dim;
-  const int64_t row = 3 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size;
+  // A token passes through several experts, and is gathered for each of them.
+  const int64_t parts = std::max<int64_t>(1, c.experts_per_token);
+  const int64_t gathered = c.experts > 0 ? 2 * c.hidden_size : 0;
+  const int64_t row =
+      3 * c.hidden_size + 2 * q + 2 * kv + parts * (3 * c.intermediate_size + gathered);
   return layer + static_cast<uint64_t>(chunk * row) * sizeof(float) + kOverheadBytes;
 }
 

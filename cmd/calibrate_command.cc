@@ -34,6 +34,7 @@ constexpr Flag kFlags[] = {
     {"--hessians", "", "", "keep the full second moments of every input (statistics only)"},
     {"--merge", "", "FILE", "add the sums and counts of this file; repeatable"},
     {"--process-output", "", "", "the head's input too"},
+    {"--all-experts", "", "", "run every token through every expert, not only the chosen ones"},
     kKeyFlag,
     {"--force", "", "", "replace the output if it exists"},
 };
@@ -72,7 +73,7 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
         .Hint("--to statistics, or leave --hessians out");
   }
   if (!s.runs) {
-    for (const char* flag : {"--separator", "--tokens", "--process-output"}) {
+    for (const char* flag : {"--separator", "--tokens", "--process-output", "--all-experts"}) {
       if (!arguments.Has(flag)) continue;
       return Error(ErrorCode::kUsage, fmt::format("{} needs --calib beside --merge", flag))
           .Hint("add --calib FILE: --merge without it runs no text");
@@ -240,6 +241,7 @@ Status Collect(const Invocation& invocation, const Settings& settings, const Mod
   PW_ASSIGN(const RunnableModel runnable, MakeRunnable(model));
   CollectOptions options;
   options.hessians = settings.hessians;
+  options.all_experts = invocation.arguments.Has("--all-experts");
   options.head = invocation.arguments.Has("--process-output");
   if (options.head && model.source->Find(model.family->head) < 0) {
     invocation.console.Note(

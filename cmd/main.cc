@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cmd/commands.h"
+#include "lib/linalg.h"
 #include "lib/nearest.h"
 #include "lib/parallel.h"
 #include "lib/peak_rss.h"
@@ -78,6 +79,8 @@ int RunCommand(const Command& command, const std::vector<std::string>& words) {
   if (!console.ok()) return Fail(name, console.error(), json);
   const Result<Context> context = MakeContext(*arguments, &*console);
   if (!context.ok()) return Fail(name, context.error(), json);
+  const Status path = SelectComputePath();
+  if (!path.ok()) return Fail(name, path.error(), json);
   const ThreadLimit limit(context->threads);
   Result<int> code = command.run({*arguments, *console, *context});
   console->EndProgress();

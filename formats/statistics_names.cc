@@ -12,15 +12,6 @@
 namespace pennyweight {
 namespace {
 
-constexpr std::string_view kMark = "{}";
-
-// Whether one GGUF tensor stands for a matrix of every expert.
-bool IsStacked(std::string_view hf_pattern) {
-  const size_t first = hf_pattern.find(kMark);
-  return first != std::string_view::npos &&
-         hf_pattern.find(kMark, first + kMark.size()) != std::string_view::npos;
-}
-
 Error InEntry(ErrorCode code, std::string message, const ImatrixEntry& entry) {
   return Error(code, std::move(message))
       .Hint("make the file anew with `pennyweight calibrate`")
@@ -116,7 +107,7 @@ Result<std::vector<ImatrixEntry>> ToImatrixEntries(const Statistics& statistics,
         continue;
       }
       Group& group = groups[NameFor(place.rule->gguf, place.layer)];
-      const bool stacked = IsStacked(place.rule->hf) && place.expert >= 0;
+      const bool stacked = IsExpertRule(*place.rule) && place.expert >= 0;
       const int64_t expert = stacked ? place.expert : 0;
       group.parts.push_back({expert, &input});
       group.experts = std::max({group.experts, expert + 1, stacked ? names.experts : 1});
@@ -136,7 +127,7 @@ Status AddImatrixEntry(const ImatrixEntry& entry, const StatisticsNames& names,
   const auto values = static_cast<int64_t>(entry.sums.size());
   const TensorPlace place =
       names.family == nullptr ? TensorPlace() : PlaceOfGguf(*names.family, entry.name);
-  if (place.rule == nullptr || !IsStacked(place.rule->hf) || names.experts <= 0) {
+  if (place.rule == nullptr || !IsExpertRule(*place.rule) || names.experts <= 0) {
     const std::string name =
         place.rule == nullptr ? entry.name : NameFor(place.rule->hf, place.layer);
     return AddMatrix(name, entry.sums.data(), values, entry.counts[0], allowance, statistics);

@@ -11,8 +11,19 @@
 
 namespace pennyweight {
 
-// The instruction set that these functions use here ("AVX3"): sums may differ between two of them.
+// Reads the environment variable PENNYWEIGHT_ISA, which names the path to take: avx2, avx3, amx,
+// or bf16 (what kBf16 permits is done, in fp32 kernels: the numbers of AMX on any CPU). Where it is
+// not called, the first product does it, and an impossible choice counts as none. Call it before
+// there are threads. Errors: kUsage, kUnsupported (not on this CPU).
+Status SelectComputePath();
+
+// The path that these functions take here ("AMX", "AVX3", "AVX2", "AVX3+bf16", ...): sums may
+// differ between two of them. "AMX" computes kFull as "AVX3" does.
 const char* ComputePath();
+
+// kBf16 permits both operands to be rounded to the nearest bf16 (exact for weights stored so); sums
+// stay fp32. Only then AMX is used; elsewhere it is computed as kFull.
+enum class Precision : uint8_t { kFull, kBf16 };
 
 // C[m, n] = A[m, k] * B[n, k]^T, or += when accumulate. B is F32, F16 or BF16 and is converted
 // while it is packed. This is y = x W^T of a linear with W [out, in].
@@ -26,6 +37,7 @@ struct GemmArgs {
   float* c = nullptr;
   int64_t c_stride = 0;
   bool accumulate = false;
+  Precision precision = Precision::kFull;
 };
 void Gemm(const Context& context, const GemmArgs& args);
 
@@ -45,7 +57,7 @@ void GemmNn(const Context& context, const GemmNnArgs& args);
 
 // Upper triangle (with diagonal) of H[k, k] += X[t, k]^T * X[t, k]. The rest of H is not touched.
 void SyrkUpper(const Context& context, int64_t t, int64_t k, const float* x, int64_t x_stride,
-               float* h, int64_t h_stride);
+               float* h, int64_t h_stride, Precision precision = Precision::kFull);
 
 // In place: the upper triangle of a symmetric positive definite H[k, k] becomes the upper
 // triangular R with H = R * R^T (note: not R^T * R). The strict lower triangle is set to zero.

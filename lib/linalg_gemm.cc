@@ -11,6 +11,7 @@ using linalg::Product;
 using linalg::Update;
 
 // Up to this many rows of A, packing B costs more than it saves: every weight is used too rarely.
+// These are always computed in fp32.
 constexpr int64_t kFewRows = 8;
 
 linalg::Operand WeightOperand(const GemmArgs& args) {
@@ -59,6 +60,7 @@ void Gemm(const Context& context, const GemmArgs& args) {
   product.c = args.c;
   product.c_stride = args.c_stride;
   product.update = args.accumulate ? Update::kAdd : Update::kStore;
+  product.precision = args.precision;
   linalg::Multiply(context, product);
 }
 

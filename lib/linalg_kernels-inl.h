@@ -116,6 +116,13 @@ HWY_INLINE void Transpose(const float* from, int64_t from_stride, int64_t count,
   }
 }
 
+#include "lib/linalg_pack_tiles-inl.h"
+
+// Floats of one packed panel of kMr rows or kNr columns.
+HWY_INLINE int64_t PanelFloats(int64_t width, int64_t depth) {
+  return (depth + kChunk - 1) / kChunk * kChunk * width;
+}
+
 // Packing of a transposed operand into panels [depth][kWidth]: rows of the source are copied.
 // A few panels at a time, so that whole cache lines of the source are used while they are near.
 template <int64_t kWidth>
@@ -126,7 +133,7 @@ void PackTransposed(const PackArgs& args) {
     const int64_t columns = Min(kGroup, args.count - group);
     const float* from =
         static_cast<const float*>(args.from.data) + args.p * args.from.stride + args.first + group;
-    float* to = args.to + group / kWidth * panel_floats;
+    float* to = static_cast<float*>(args.to) + group / kWidth * panel_floats;
     for (int64_t p = 0; p < args.depth; ++p, from += args.from.stride) {
       float* row = to + p * kWidth;
       int64_t j = 0;
@@ -143,7 +150,7 @@ void PackTransposed(const PackArgs& args) {
 // Packing of row-major A: chunks [kMr][kChunk].
 void PackARows(const PackArgs& args) {
   const int64_t panel_floats = PanelFloats(kMr, args.depth);
-  float* panel = args.to;
+  float* panel = static_cast<float*>(args.to);
   for (int64_t row = 0; row < args.count; row += kMr, panel += panel_floats) {
     const float* from =
         static_cast<const float*>(args.from.data) + (args.first + row) * args.from.stride + args.p;
@@ -173,7 +180,7 @@ void PackBRows(const PackArgs& args) {
   constexpr int64_t kPiece = 64;
   HWY_ALIGN float piece[kNr * kPiece];
   const int64_t panel_floats = PanelFloats(kNr, args.depth);
-  float* panel = args.to;
+  float* panel = static_cast<float*>(args.to);
   for (int64_t row = 0; row < args.count; row += kNr, panel += panel_floats) {
     const int64_t rows = Min(kNr, args.count - row);
     const T* from =
@@ -201,6 +208,19 @@ void PackB(const PackArgs& args) {
   } else {
     PackBRows<Bf16>(args);
   }
+}
+
+// Panels of either operand, rounded to bf16 where they lie.
+void PackARounded(const PackArgs& args) {
+  PackA(args);
+  const int64_t panels = (args.count + kMr - 1) / kMr;
+  RoundInPlace(static_cast<float*>(args.to), panels * PanelFloats(kMr, args.depth));
+}
+
+void PackBRounded(const PackArgs& args) {
+  PackB(args);
+  const int64_t panels = (args.count + kNr - 1) / kNr;
+  RoundInPlace(static_cast<float*>(args.to), panels * PanelFloats(kNr, args.depth));
 }
 
 template <Update kUpdate>
@@ -271,10 +291,10 @@ void Tile(const TileArgs& args) {
   HWY_ALIGN float edge[kMr * kNr];
   const int64_t a_floats = PanelFloats(kMr, args.depth);
   const int64_t b_floats = PanelFloats(kNr, args.depth);
-  const float* a = args.a;
+  const float* a = static_cast<const float*>(args.a);
   for (int64_t row = 0; row < args.rows; row += kMr, a += a_floats) {
     const int64_t rows = Min(kMr, args.rows - row);
-    const float* b = args.b;
+    const float* b = static_cast<const float*>(args.b);
     for (int64_t col = 0; col < args.cols; col += kNr, b += b_floats) {
       const int64_t cols = Min(kNr, args.cols - col);
       const int64_t diagonal = args.diagonal + col - row;
@@ -420,9 +440,37 @@ void Solve(const SolveArgs& args) {
   }
 }
 
+// A slab is 384 deep: a panel of A then stays in L1. B of a task is 400 KB.
+constexpr ProductKernels kFull = {
+    .mr = kMr,
+    .nr = kNr,
+    .depth = 384,
+    .chunk = kChunk,
+    .element_bytes = sizeof(float),
+    .tile_rows = 224,
+    .tile_columns = 256,
+    .pack_a = &PackA,
+    .pack_b = &PackB,
+    .tile = &MultiplyTile,
+};
+
+constexpr ProductKernels Rounded() {
+  ProductKernels rounded = kFull;
+  rounded.pack_a = &PackARounded;
+  rounded.pack_b = &PackBRounded;
+  return rounded;
+}
+
 const Kernels* TargetKernels() {
   static const Kernels kKernels = {
-      hwy::TargetName(HWY_TARGET), kMr, kNr, &PackA, &PackB, &MultiplyTile, &Dot, &Solve};
+      .target = hwy::TargetName(HWY_TARGET),
+      .full = kFull,
+      .rounded = Rounded(),
+      .pack_tiles_a = &PackTiles<false>,
+      .pack_tiles_b = &PackTiles<true>,
+      .dot = &Dot,
+      .solve = &Solve,
+  };
   return &kKernels;
 }
 

@@ -11,19 +11,16 @@
 #include "lib/linalg_kernels-inl.h"
 
 #if HWY_ONCE
-#include "lib/linalg.h"
+#include "lib/linalg_path.h"
 
 namespace pennyweight::linalg {
 
 HWY_EXPORT(TargetKernels);
 
-const Kernels& GetKernels() { return *HWY_DYNAMIC_DISPATCH(TargetKernels)(); }
+const Kernels& GetKernels() {
+  ActiveBf16Path();  // the environment may forbid some instruction sets
+  return *HWY_DYNAMIC_DISPATCH(TargetKernels)();
+}
 
 }  // namespace pennyweight::linalg
-
-namespace pennyweight {
-
-const char* ComputePath() { return linalg::GetKernels().target; }
-
-}  // namespace pennyweight
 #endif  // HWY_ONCE

@@ -3,21 +3,23 @@
 //
 // Operands are packed as in Goto and van de Geijn, "Anatomy of High-Performance Matrix
 // Multiplication" (2008): A in panels of `mr` rows, B in panels of `nr` columns, both over a slab
-// of at most kDepth of the summed axis. A panel takes PanelFloats() floats.
-//   B panel: [depth][nr]
-//   A panel: chunks of kChunk of the summed axis, each [mr][kChunk] when the source is row-major
-//            and [kChunk][mr] when it is transposed, so that packing A never transposes.
+// of the summed axis. A panel takes PanelBytes(). Two forms:
+//   fp32  B panel: [depth][nr]
+//         A panel: chunks of kChunk of the summed axis, each [mr][kChunk] when the source is
+//                  row-major and [kChunk][mr] when it is transposed, so that packing A never
+//                  transposes
+//   bf16  tiles of lib/linalg_tile.h, the summed axis in steps of 32
 #pragma once
 
 #include <cstdint>
 
 #include "lib/dtype.h"
+#include "lib/linalg_tile.h"
 
 namespace pennyweight::linalg {
 
 inline constexpr int64_t kChunk = 16;
-inline constexpr int64_t kDepth = 384;  // a panel of A then stays in L1
-inline constexpr int64_t kLeaf = 64;    // side of the diagonal blocks of a Cholesky factor
+inline constexpr int64_t kLeaf = 64;  // side of the diagonal blocks of a Cholesky factor
 
 // Element (index, p) of an operand, p on the summed axis, is data[index * stride + p], or
 // data[p * stride + index] when `transposed`. Transposed operands and A are F32.
@@ -34,21 +36,7 @@ struct PackArgs {
   Operand from;
   int64_t first = 0, count = 0;
   int64_t p = 0, depth = 0;
-  float* to = nullptr;
-};
-
-enum class Update { kStore, kAdd, kSubtract };
-
-// C[rows, cols] of packed panels. Only elements with column + diagonal >= row are written.
-struct TileArgs {
-  const float* a = nullptr;
-  const float* b = nullptr;
-  bool a_transposed = false;
-  int64_t rows = 0, cols = 0, depth = 0;
-  float* c = nullptr;
-  int64_t c_stride = 0;
-  Update update = Update::kStore;
-  int64_t diagonal = INT64_MAX / 2;
+  void* to = nullptr;
 };
 
 // c[i, j] = (or +=) a[i, :] . b[j, :] for i < m (at most kDotRows) and j < n, nothing packed.
@@ -73,22 +61,36 @@ struct SolveArgs {
   int64_t r_stride = 0;
 };
 
+// One way to compute a product, and the sizes that suit it. `depth` is that of a slab at most;
+// tile_rows and tile_columns are what one task computes: its B stays in a core's L2.
+struct ProductKernels {
+  int64_t mr = 0, nr = 0;
+  int64_t depth = 0, chunk = 0;  // of the summed axis; packed depth is a multiple of chunk
+  int64_t element_bytes = 0;
+  int64_t tile_rows = 0, tile_columns = 0;
+  void (*pack_a)(const PackArgs&) = nullptr;
+  void (*pack_b)(const PackArgs&) = nullptr;
+  void (*tile)(const TileArgs&) = nullptr;
+
+  // Of one packed panel of `width` (mr or nr) rows or columns.
+  int64_t PanelBytes(int64_t width, int64_t packed_depth) const {
+    return (packed_depth + chunk - 1) / chunk * chunk * width * element_bytes;
+  }
+};
+
 struct Kernels {
   const char* target;  // of Highway: "AVX3"
-  int64_t mr, nr;
-  void (*pack_a)(const PackArgs&);
-  void (*pack_b)(const PackArgs&);
-  void (*tile)(const TileArgs&);
+  ProductKernels full;
+  ProductKernels rounded;  // operands are rounded to bf16, the rest is as in `full`
+  // Into tiles of bf16, for a table whose `tile` takes them.
+  void (*pack_tiles_a)(const PackArgs&);
+  void (*pack_tiles_b)(const PackArgs&);
   void (*dot)(const DotArgs&);
   void (*solve)(const SolveArgs&);
 };
 
-// Those of the best instruction set of this CPU. One product must use one table throughout.
+// Those of the best instruction set of this CPU that the environment allows (lib/linalg_path.h).
+// One product must use one table throughout.
 const Kernels& GetKernels();
-
-// Floats of one packed panel of `width` (mr or nr) rows or columns.
-constexpr int64_t PanelFloats(int64_t width, int64_t depth) {
-  return (depth + kChunk - 1) / kChunk * kChunk * width;
-}
 
 }  // namespace pennyweight::linalg

@@ -3,17 +3,15 @@
 #include <algorithm>
 
 #include "lib/aligned_buffer.h"
+#include "lib/linalg_path.h"
 #include "lib/parallel.h"
 
 namespace pennyweight::linalg {
 namespace {
 
-// Slabs: A[kSlabRows, kDepth] is 3 MB, B[kSlabColumns, kDepth] is 6 MB, shared by all threads.
+// Slabs: fp32 A[kSlabRows, 384] is 3 MB, B[kSlabColumns, 384] is 6 MB, shared by all threads.
 constexpr int64_t kSlabRows = 2048;
 constexpr int64_t kSlabColumns = 4096;
-// Tiles are the tasks of one slab: the B of a tile (400 KB) stays in a core's L2.
-constexpr int64_t kTileRows = 224;
-constexpr int64_t kTileColumns = 256;
 constexpr int64_t kEnoughTiles = 32;
 
 constexpr int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -31,14 +29,16 @@ class Blocked {
   Blocked(const Context& context, const Product& product)
       : context_(context),
         product_(product),
-        kernels_(GetKernels()),
+        kernels_(GetProductKernels(product.precision)),
         slab_rows_(EqualPieces(product.m, kSlabRows, kernels_.mr)),
         slab_columns_(EqualPieces(product.n, kSlabColumns, kernels_.nr)),
-        slab_depth_(EqualPieces(product.k, kDepth, kChunk)),
-        tile_rows_(std::min(slab_rows_, EqualPieces(slab_rows_, kTileRows, kernels_.mr))),
-        tile_columns_(std::min(slab_columns_, kTileColumns / kernels_.nr * kernels_.nr)),
-        a_(static_cast<size_t>(PanelFloats(slab_rows_, slab_depth_))),
-        b_(static_cast<size_t>(PanelFloats(slab_columns_, slab_depth_))) {
+        slab_depth_(EqualPieces(product.k, kernels_.depth, kernels_.chunk)),
+        tile_rows_(std::min(slab_rows_, EqualPieces(slab_rows_, kernels_.tile_rows, kernels_.mr))),
+        tile_columns_(std::min(slab_columns_, kernels_.tile_columns / kernels_.nr * kernels_.nr)),
+        a_(static_cast<size_t>(slab_rows_ / kernels_.mr *
+                               kernels_.PanelBytes(kernels_.mr, slab_depth_))),
+        b_(static_cast<size_t>(slab_columns_ / kernels_.nr *
+                               kernels_.PanelBytes(kernels_.nr, slab_depth_))) {
     // Few tiles are cut finer, for the sake of the threads; never with regard to their number.
     const auto tiles = [&] {
       return DivideUp(slab_rows_, tile_rows_) * DivideUp(slab_columns_, tile_columns_);
@@ -69,7 +69,7 @@ class Blocked {
 
  private:
   void Pack(const Operand& from, void (*pack)(const PackArgs&), int64_t width, int64_t first,
-            int64_t count, int64_t p, int64_t depth, float* to) {
+            int64_t count, int64_t p, int64_t depth, char* to) {
     // A few panels a task: packed in strips, so that whole cache lines of the source are used.
     const int64_t strip = 8 * width;
     ParallelFor(context_, DivideUp(count, strip), [&](int64_t i) {
@@ -79,7 +79,7 @@ class Blocked {
       args.count = std::min(strip, count - i * strip);
       args.p = p;
       args.depth = depth;
-      args.to = to + i * 8 * PanelFloats(width, depth);
+      args.to = to + i * 8 * kernels_.PanelBytes(width, depth);
       pack(args);
     });
   }
@@ -96,8 +96,8 @@ class Blocked {
       args.cols = std::min(tile_columns_, columns - column);
       if (product_.upper) args.diagonal = first_column + column - first_row - row;
       args.depth = depth;
-      args.a = a_.data() + row / kernels_.mr * PanelFloats(kernels_.mr, depth);
-      args.b = b_.data() + column / kernels_.nr * PanelFloats(kernels_.nr, depth);
+      args.a = a_.data() + row / kernels_.mr * kernels_.PanelBytes(kernels_.mr, depth);
+      args.b = b_.data() + column / kernels_.nr * kernels_.PanelBytes(kernels_.nr, depth);
       args.a_transposed = product_.a.transposed;
       args.c = product_.c + (first_row + row) * product_.c_stride + first_column + column;
       args.c_stride = product_.c_stride;
@@ -108,9 +108,9 @@ class Blocked {
 
   const Context& context_;
   const Product& product_;
-  const Kernels& kernels_;
+  const ProductKernels kernels_;
   int64_t slab_rows_, slab_columns_, slab_depth_, tile_rows_, tile_columns_;
-  AlignedBuffer<float> a_, b_;
+  AlignedBuffer<char> a_, b_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "lib/context.h"
+#include "lib/linalg.h"
 #include "lib/linalg_kernels.h"
 
 namespace pennyweight::linalg {
@@ -14,10 +15,12 @@ struct Product {
   int64_t c_stride = 0;
   Update update = Update::kStore;
   bool upper = false;  // only elements with column >= row; the others are not touched
+  Precision precision = Precision::kFull;  // kBf16: update is not kSubtract
 };
 
 // Every element of C is summed in the order of the packed slabs, which depends on k alone, by one
-// task. At most about 10 MB of packed operands, whatever the number of threads.
+// task: a block of C computed for itself has the bytes that it has within a larger C. At most about
+// 10 MB of packed operands (AMX: 26 MB), whatever the number of threads.
 void Multiply(const Context& context, const Product& product);
 
 }  // namespace pennyweight::linalg

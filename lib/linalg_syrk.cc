@@ -4,7 +4,7 @@
 namespace pennyweight {
 
 void SyrkUpper(const Context& context, int64_t t, int64_t k, const float* x, int64_t x_stride,
-               float* h, int64_t h_stride) {
+               float* h, int64_t h_stride, Precision precision) {
   linalg::Product product;
   product.m = product.n = k;
   product.k = t;
@@ -16,6 +16,7 @@ void SyrkUpper(const Context& context, int64_t t, int64_t k, const float* x, int
   product.c_stride = h_stride;
   product.update = linalg::Update::kAdd;
   product.upper = true;
+  product.precision = precision;
   linalg::Multiply(context, product);
 }
 

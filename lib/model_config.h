@@ -28,9 +28,13 @@ struct ModelConfig {
   int64_t heads = 0;
   int64_t kv_heads = 0;
   int64_t experts = 0;       // of a layer, shared ones apart; 0: dense
+  int64_t experts_per_token = 0;
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
   int64_t context_length = 0;
+  // Attention looks back over this many tokens, itself included; 0: over all. Only contexts up to
+  // this length are computed here: for them the two are the same.
+  int64_t sliding_window = 0;
   double rms_norm_eps = 0;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;

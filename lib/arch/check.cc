@@ -54,8 +54,8 @@ void CheckMissing(const Model& model, const std::unordered_set<std::string_view>
                   std::vector<Finding>* findings) {
   const Family& family = *model.family;
   size_t missing = 0;
-  const auto require = [&](const TensorRule& rule, int64_t layer) {
-    const std::string name = NameFor(rule.hf, layer);
+  const auto require = [&](const TensorRule& rule, int64_t layer, int64_t expert) {
+    const std::string name = NameFor(rule.hf, layer, expert);
     if (names.contains(name) || ++missing > kMissing) return;
     findings->push_back({.rule = "CFG-TENSOR-MISSING",
                          .message = fmt::format("the {} family needs this tensor", family.name),
@@ -66,7 +66,10 @@ void CheckMissing(const Model& model, const std::unordered_set<std::string_view>
     if (!rule.required || (rule.hf == family.head && model.config->tie_embeddings)) continue;
     const bool layered = rule.hf.find("{}") != std::string_view::npos;
     const int64_t layers = layered ? model.config->layers : 1;
-    for (int64_t layer = 0; layer < layers && missing <= kMissing; ++layer) require(rule, layer);
+    const int64_t experts = IsExpertRule(rule) ? model.config->experts : 1;
+    for (int64_t i = 0; i < layers * experts && missing <= kMissing; ++i) {
+      require(rule, i / experts, i % experts);
+    }
   }
 }
 
@@ -99,6 +102,8 @@ Shape ExpectedShape(Role role, const ModelConfig& config) {
     case Role::kNorm:
       return {hidden};
     case Role::kRouter:
+      if (config.experts > 0) return {config.experts, hidden};
+      break;
     case Role::kBias:
     case Role::kOther:
       break;
@@ -127,6 +132,12 @@ std::vector<Finding> CheckFamily(const Model& model) {
       findings.push_back(
           About("CFG-TENSOR-UNEXPECTED", info,
                 fmt::format("the configuration has {} layers", model.config->layers)));
+      continue;
+    }
+    if (place.expert >= model.config->experts) {
+      findings.push_back(
+          About("CFG-TENSOR-UNEXPECTED", info,
+                fmt::format("the configuration has {} experts", model.config->experts)));
       continue;
     }
     const Shape expected = ShapeOfTensor(*model.family, place, *model.config);

@@ -1,45 +1,59 @@
 #include "lib/arch/family.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <optional>
 
 #include "lib/arch/llama.h"
+#include "lib/arch/mixtral.h"
+#include "lib/arch/qwen2.h"
 #include "lib/limits.h"
 
 namespace pennyweight {
 namespace {
 
-constexpr std::string_view kLayerMark = "{}";
+constexpr std::string_view kMark = "{}";
 
-// The layer for which `pattern` gives `name`; -1 when the pattern has no layer; nullopt when the
-// name is not of this pattern. "0" and "12" are layers, "007" and "+1" are not: two names must
-// never mean one tensor.
-std::optional<int64_t> Match(std::string_view pattern, std::string_view name) {
-  const size_t mark = pattern.find(kLayerMark);
-  if (mark == std::string_view::npos) {
-    if (pattern == name) return -1;
-    return std::nullopt;
+// Reads a number from the front of `text`. "0" and "12" are numbers, "007" and "+1" are not: two
+// names must never mean one tensor.
+std::optional<int64_t> TakeNumber(std::string_view* text, int64_t limit) {
+  size_t digits = 0;
+  while (digits < text->size() && (*text)[digits] >= '0' && (*text)[digits] <= '9') ++digits;
+  if (digits == 0 || ((*text)[0] == '0' && digits > 1)) return std::nullopt;
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + digits, number);
+  if (error != std::errc() || end != text->data() + digits || number >= limit) return std::nullopt;
+  text->remove_prefix(digits);
+  return number;
+}
+
+// Layer and expert for which `pattern` gives `name`, -1 where the pattern has no such mark; nullopt
+// when the name is not of this pattern.
+std::optional<TensorPlace> Match(std::string_view pattern, std::string_view name) {
+  TensorPlace place;
+  for (int64_t* number : {&place.layer, &place.expert}) {
+    const size_t mark = pattern.find(kMark);
+    if (mark == std::string_view::npos) break;
+    if (!name.starts_with(pattern.substr(0, mark))) return std::nullopt;
+    name.remove_prefix(mark);
+    pattern.remove_prefix(mark + kMark.size());
+    const int64_t limit = number == &place.layer ? limits::kLayers : limits::kExperts;
+    const auto taken = TakeNumber(&name, limit);
+    if (!taken) return std::nullopt;
+    *number = *taken;
   }
-  const std::string_view prefix = pattern.substr(0, mark);
-  const std::string_view suffix = pattern.substr(mark + kLayerMark.size());
-  if (name.size() <= prefix.size() + suffix.size()) return std::nullopt;
-  if (!name.starts_with(prefix) || !name.ends_with(suffix)) return std::nullopt;
-  const std::string_view digits =
-      name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
-  if (digits[0] < '0' || digits[0] > '9' || (digits[0] == '0' && digits.size() > 1)) {
-    return std::nullopt;
-  }
-  int64_t layer = 0;
-  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), layer);
-  if (error != std::errc() || end != digits.end() || layer >= limits::kLayers) return std::nullopt;
-  return layer;
+  if (pattern != name) return std::nullopt;
+  return place;
 }
 
 TensorPlace PlaceOf(const Family& family, std::string_view name,
                     std::string_view TensorRule::*dialect) {
   for (const TensorRule& rule : family.tensors) {
-    if (const auto layer = Match(rule.*dialect, name)) return {&rule, *layer};
+    if (auto place = Match(rule.*dialect, name)) {
+      place->rule = &rule;
+      return *place;
+    }
   }
   return {};
 }
@@ -82,7 +96,11 @@ bool IsLayerLinear(Role role) {
   return false;
 }
 
-std::span<const Family> Families() { return {&LlamaFamily(), 1}; }
+std::span<const Family> Families() {
+  static const std::array<Family, 4> kFamilies = {LlamaFamily(), MistralFamily(), MixtralFamily(),
+                                                  Qwen2Family()};
+  return kFamilies;
+}
 
 const Family* FindFamily(std::string_view name) {
   for (const Family& family : Families()) {
@@ -102,11 +120,26 @@ const Family* FindFamilyByHf(std::string_view architecture, std::string_view mod
   return nullptr;
 }
 
-const Family* FindFamilyByGguf(std::string_view architecture) {
+// The first of those that share an architecture's name: a mistral in GGUF is a llama.
+const Family* FindFamilyByGguf(std::string_view architecture, bool experts) {
   for (const Family& family : Families()) {
-    if (family.gguf_architecture == architecture) return &family;
+    if (family.gguf_architecture == architecture && HasExperts(family) == experts) return &family;
   }
   return nullptr;
+}
+
+bool SameComputation(const Family& a, const Family& b) {
+  return a.tensors.data() == b.tensors.data() && a.layer.data() == b.layer.data();
+}
+
+bool IsExpertRule(const TensorRule& rule) {
+  const size_t layer = rule.hf.find(kMark);
+  return layer != std::string_view::npos &&
+         rule.hf.find(kMark, layer + kMark.size()) != std::string_view::npos;
+}
+
+bool HasExperts(const Family& family) {
+  return std::any_of(family.tensors.begin(), family.tensors.end(), IsExpertRule);
 }
 
 TensorPlace PlaceOfHf(const Family& family, std::string_view name) {
@@ -117,12 +150,16 @@ TensorPlace PlaceOfGguf(const Family& family, std::string_view name) {
   return PlaceOf(family, name, &TensorRule::gguf);
 }
 
-std::string NameFor(std::string_view pattern, int64_t layer, int64_t) {
-  const size_t mark = pattern.find(kLayerMark);
-  if (mark == std::string_view::npos) return std::string(pattern);
-  std::string name(pattern.substr(0, mark));
-  name += std::to_string(layer);
-  name += pattern.substr(mark + kLayerMark.size());
+std::string NameFor(std::string_view pattern, int64_t layer, int64_t expert) {
+  std::string name;
+  for (const int64_t number : {layer, expert}) {
+    const size_t mark = pattern.find(kMark);
+    if (mark == std::string_view::npos) break;
+    name += pattern.substr(0, mark);
+    name += std::to_string(number);
+    pattern.remove_prefix(mark + kMark.size());
+  }
+  name += pattern;
   return name;
 }
 

@@ -1,25 +1,15 @@
-// Names: transformers' LlamaForCausalLM, and llama.cpp's gguf tensor map. Steps: the decoder layer
-// of "LLaMA: Open and Efficient Foundation Language Models", section 2.2 (pre-norm RMSNorm, rotary
-// positions on q and k, SwiGLU), with grouped heads as in Llama 2.
+// Names: transformers' LlamaForCausalLM, and llama.cpp's gguf tensor map. Steps:
+// lib/arch/decoder.h.
 #include "lib/arch/llama.h"
 
 #include <array>
 
+#include "lib/arch/decoder.h"
+
 namespace pennyweight {
 namespace {
 
-constexpr std::string_view kInputNorm = "model.layers.{}.input_layernorm.weight";
-constexpr std::string_view kQ = "model.layers.{}.self_attn.q_proj.weight";
-constexpr std::string_view kK = "model.layers.{}.self_attn.k_proj.weight";
-constexpr std::string_view kV = "model.layers.{}.self_attn.v_proj.weight";
-constexpr std::string_view kO = "model.layers.{}.self_attn.o_proj.weight";
-constexpr std::string_view kPostNorm = "model.layers.{}.post_attention_layernorm.weight";
-constexpr std::string_view kGate = "model.layers.{}.mlp.gate_proj.weight";
-constexpr std::string_view kUp = "model.layers.{}.mlp.up_proj.weight";
-constexpr std::string_view kDown = "model.layers.{}.mlp.down_proj.weight";
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
-constexpr std::string_view kFinalNorm = "model.norm.weight";
-constexpr std::string_view kHead = "lm_head.weight";
+using namespace decoder;
 
 constexpr std::array<TensorRule, 19> kTensors = {{
     {kEmbedding, "token_embd.weight", Role::kEmbedding, RowMap::kNone, true},
@@ -35,37 +25,15 @@ constexpr std::array<TensorRule, 19> kTensors = {{
     {kFinalNorm, "output_norm.weight", Role::kNorm, RowMap::kNone, true},
     {kHead, "output.weight", Role::kHead, RowMap::kNone, true},
     // attention_bias and mlp_bias of config.json. Biases follow the rows of their matrix.
-    {"model.layers.{}.self_attn.q_proj.bias", "blk.{}.attn_q.bias", Role::kBias, RowMap::kRopeQ,
-     false},
-    {"model.layers.{}.self_attn.k_proj.bias", "blk.{}.attn_k.bias", Role::kBias, RowMap::kRopeK,
-     false},
-    {"model.layers.{}.self_attn.v_proj.bias", "blk.{}.attn_v.bias", Role::kBias, RowMap::kNone,
-     false},
-    {"model.layers.{}.self_attn.o_proj.bias", "blk.{}.attn_output.bias", Role::kBias, RowMap::kNone,
-     false},
+    {kQBias, "blk.{}.attn_q.bias", Role::kBias, RowMap::kRopeQ, false},
+    {kKBias, "blk.{}.attn_k.bias", Role::kBias, RowMap::kRopeK, false},
+    {kVBias, "blk.{}.attn_v.bias", Role::kBias, RowMap::kNone, false},
+    {kOBias, "blk.{}.attn_output.bias", Role::kBias, RowMap::kNone, false},
     {"model.layers.{}.mlp.gate_proj.bias", "blk.{}.ffn_gate.bias", Role::kBias, RowMap::kNone,
      false},
     {"model.layers.{}.mlp.up_proj.bias", "blk.{}.ffn_up.bias", Role::kBias, RowMap::kNone, false},
     {"model.layers.{}.mlp.down_proj.bias", "blk.{}.ffn_down.bias", Role::kBias, RowMap::kNone,
      false},
-}};
-
-constexpr std::array<Step, 15> kLayer = {{
-    {StepKind::kRmsNorm, Slot::kHidden, Slot::kNormed, Slot::kNone, kInputNorm},
-    {StepKind::kLinear, Slot::kNormed, Slot::kQ, Slot::kNone, kQ},
-    {StepKind::kLinear, Slot::kNormed, Slot::kK, Slot::kNone, kK},
-    {StepKind::kLinear, Slot::kNormed, Slot::kV, Slot::kNone, kV},
-    {StepKind::kRope, Slot::kQ, Slot::kQ, Slot::kNone, {}},
-    {StepKind::kRope, Slot::kK, Slot::kK, Slot::kNone, {}},
-    {StepKind::kAttention, Slot::kQ, Slot::kAttn, Slot::kNone, {}},
-    {StepKind::kLinear, Slot::kAttn, Slot::kDelta, Slot::kNone, kO},
-    {StepKind::kAdd, Slot::kDelta, Slot::kHidden, Slot::kNone, {}},
-    {StepKind::kRmsNorm, Slot::kHidden, Slot::kNormed, Slot::kNone, kPostNorm},
-    {StepKind::kLinear, Slot::kNormed, Slot::kGate, Slot::kNone, kGate},
-    {StepKind::kLinear, Slot::kNormed, Slot::kUp, Slot::kNone, kUp},
-    {StepKind::kSiluGate, Slot::kGate, Slot::kGated, Slot::kUp, {}},
-    {StepKind::kLinear, Slot::kGated, Slot::kDelta, Slot::kNone, kDown},
-    {StepKind::kAdd, Slot::kDelta, Slot::kHidden, Slot::kNone, {}},
 }};
 
 constexpr Family kLlama = {
@@ -74,7 +42,22 @@ constexpr Family kLlama = {
     .hf_model_type = "llama",
     .gguf_architecture = "llama",
     .tensors = kTensors,
-    .layer = kLayer,
+    .layer = kDenseLayer,
+    .embedding = kEmbedding,
+    .final_norm = kFinalNorm,
+    .head = kHead,
+};
+
+// The same tensors and steps under another name; attention may look back over a window only
+// (ModelConfig::sliding_window), which is no difference for contexts that fit into it. GGUF files
+// call it llama.
+constexpr Family kMistral = {
+    .name = "mistral",
+    .hf_architecture = "MistralForCausalLM",
+    .hf_model_type = "mistral",
+    .gguf_architecture = "llama",
+    .tensors = kTensors,
+    .layer = kDenseLayer,
     .embedding = kEmbedding,
     .final_norm = kFinalNorm,
     .head = kHead,
@@ -83,5 +66,6 @@ constexpr Family kLlama = {
 }  // namespace
 
 const Family& LlamaFamily() { return kLlama; }
+const Family& MistralFamily() { return kMistral; }
 
 }  // namespace pennyweight

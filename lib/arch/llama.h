@@ -1,4 +1,5 @@
-// The llama family: Llama 1 to 3, and everything else that says LlamaForCausalLM.
+// The llama family: Llama 1 to 3, and everything else that says LlamaForCausalLM; and Mistral,
+// which differs from it by name.
 #pragma once
 
 #include "lib/arch/family.h"
@@ -6,5 +7,6 @@
 namespace pennyweight {
 
 const Family& LlamaFamily();
+const Family& MistralFamily();
 
 }  // namespace pennyweight

@@ -38,8 +38,12 @@ double LogSumExp(const float* logits, size_t n) {
 }
 
 TEST_CASE("evaluate: logits behind the prompt are the reference's") {
-  for (const auto& [name, tolerance] : std::vector<std::pair<std::string, double>>{
-           {"stories260K", 1e-3}, {"babyllama105", 1e-3}, {"pd-llama-4M", 2e-2}}) {
+  for (const auto& [name, tolerance] :
+       std::vector<std::pair<std::string, double>>{{"stories260K", 1e-3},
+                                                   {"babyllama105", 1e-3},
+                                                   {"pd-llama-4M", 2e-2},
+                                                   {"pd-qwen2-4M", 2e-4},
+                                                   {"pd-mixtral-4M", 2e-4}}) {
     CAPTURE(name);
     const auto model = TestModel::Open(name);
     if (!model) return;
@@ -61,7 +65,8 @@ TEST_CASE("evaluate: logits behind the prompt are the reference's") {
 }
 
 TEST_CASE("evaluate: negative log-likelihood of a text is the reference's") {
-  for (const char* name : {"stories260K", "babyllama105", "pd-llama-4M"}) {
+  for (const char* name :
+       {"stories260K", "babyllama105", "pd-llama-4M", "pd-qwen2-4M", "pd-mixtral-4M"}) {
     CAPTURE(name);
     const auto model = TestModel::Open(name);
     if (!model) return;
@@ -88,7 +93,8 @@ TEST_CASE("evaluate: negative log-likelihood of a text is the reference's") {
 }
 
 TEST_CASE("evaluate: greedy continuation is the reference's") {
-  for (const char* name : {"stories260K", "babyllama105", "pd-llama-4M"}) {
+  for (const char* name :
+       {"stories260K", "babyllama105", "pd-llama-4M", "pd-qwen2-4M", "pd-mixtral-4M"}) {
     CAPTURE(name);
     const auto model = TestModel::Open(name);
     if (!model) return;

@@ -112,7 +112,11 @@ inline std::unique_ptr<MemorySource> ReadSafetensors(const std::string& path) {
 inline ModelConfig ReadConfig(const std::string& path) {
   const Json json = ReadJson(path);
   ModelConfig config;
-  config.family = "llama";
+  config.family = json.Find("model_type")->str();
+  if (const Json* experts = json.Find("num_local_experts")) {
+    config.experts = *experts->AsInteger();
+    config.experts_per_token = *json.Find("num_experts_per_tok")->AsInteger();
+  }
   config.hidden_size = *json.Find("hidden_size")->AsInteger();
   config.intermediate_size = *json.Find("intermediate_size")->AsInteger();
   config.layers = *json.Find("num_hidden_layers")->AsInteger();
@@ -209,7 +213,7 @@ struct TestModel {
   Vocabulary vocabulary;
   Json reference;
 
-  RunnableModel Runnable() const { return {source.get(), FindFamily("llama"), &config}; }
+  RunnableModel Runnable() const { return {source.get(), FindFamily(config.family), &config}; }
   static std::optional<TestModel> Open(const std::string& name) {
     const std::string path = SharedPath("models/" + name);
     if (path.empty()) return std::nullopt;
@@ -222,12 +226,15 @@ struct TestModel {
   }
 };
 
-// A small llama of random weights: hidden 24, 3 layers, 4 heads of 6 on 2 kv heads, ffn 40,
-// vocabulary of 5000 (more than one tile of logits).
-inline TestModel RandomModel(unsigned seed, bool tied) {
+// A small model of random weights: hidden 24, 3 layers, 4 heads of 6 on 2 kv heads, ffn 40,
+// vocabulary of 5000 (more than one tile of logits). `family`: llama, qwen2, or mixtral with 5
+// experts, of which 2 see a token.
+inline TestModel RandomModel(unsigned seed, bool tied, const std::string& family = "llama") {
   TestModel model;
   ModelConfig& c = model.config;
-  c.family = "llama";
+  c.family = family;
+  c.experts = family == "mixtral" ? 5 : 0;
+  c.experts_per_token = family == "mixtral" ? 2 : 0;
   c.hidden_size = 24;
   c.intermediate_size = 40;
   c.layers = 3;
@@ -255,6 +262,19 @@ inline TestModel RandomModel(unsigned seed, bool tied) {
     add(p + "self_attn.v_proj.weight", {12, 24}, 0, 0.3f);
     add(p + "self_attn.o_proj.weight", {24, 24}, 0, 0.3f);
     add(p + "post_attention_layernorm.weight", {24}, 1, 0.2f);
+    if (family == "qwen2") {
+      add(p + "self_attn.q_proj.bias", {24}, 0, 0.5f);
+      add(p + "self_attn.k_proj.bias", {12}, 0, 0.5f);
+      add(p + "self_attn.v_proj.bias", {12}, 0, 0.5f);
+    }
+    if (family == "mixtral") add(p + "block_sparse_moe.gate.weight", {5, 24}, 0, 0.3f);
+    for (int64_t e = 0; e < c.experts; ++e) {
+      const std::string expert = p + "block_sparse_moe.experts." + std::to_string(e);
+      add(expert + ".w1.weight", {40, 24}, 0, 0.3f);
+      add(expert + ".w3.weight", {40, 24}, 0, 0.3f);
+      add(expert + ".w2.weight", {24, 40}, 0, 0.3f);
+    }
+    if (c.experts > 0) continue;
     add(p + "mlp.gate_proj.weight", {40, 24}, 0, 0.3f);
     add(p + "mlp.up_proj.weight", {40, 24}, 0, 0.3f);
     add(p + "mlp.down_proj.weight", {24, 40}, 0, 0.3f);

@@ -22,10 +22,26 @@ TEST_CASE("families are found by each of their names") {
   CHECK(FindFamilyByHf("LlamaForCausalLM", "") == llama);
   CHECK(FindFamilyByHf("", "llama") == llama);
   CHECK(FindFamilyByGguf("llama") == llama);
+  for (const char* name : {"llama", "mistral", "mixtral", "qwen2"}) {
+    CAPTURE(name);
+    const Family* family = FindFamily(name);
+    REQUIRE(family != nullptr);
+    CHECK(FindFamilyByHf(family->hf_architecture, "") == family);
+    CHECK(FindFamilyByHf("", name) == family);
+  }
+  CHECK(FindFamilyByHf("MistralForCausalLM", "mistral") == FindFamily("mistral"));
+  // Three families share one GGUF architecture: experts tell, and a mistral is a llama there.
+  CHECK(FindFamilyByGguf("llama", true) == FindFamily("mixtral"));
+  CHECK(FindFamilyByGguf("qwen2") == FindFamily("qwen2"));
+  CHECK(FindFamilyByGguf("qwen2", true) == nullptr);
+  CHECK(SameComputation(*llama, *FindFamily("mistral")));
+  CHECK_FALSE(SameComputation(*llama, *FindFamily("qwen2")));
+  CHECK_FALSE(SameComputation(*llama, *FindFamily("mixtral")));
+  CHECK(HasExperts(*FindFamily("mixtral")));
+  CHECK_FALSE(HasExperts(*FindFamily("qwen2")));
   // Same model type, other computation or other tensors.
   CHECK(FindFamilyByHf("LlamaForSequenceClassification", "llama") == nullptr);
-  CHECK(FindFamilyByHf("MistralForCausalLM", "mistral") == nullptr);  // may have a sliding window
-  CHECK(FindFamilyByHf("Qwen2ForCausalLM", "qwen2") == nullptr);
+  CHECK(FindFamilyByHf("Qwen2MoeForCausalLM", "qwen2_moe") == nullptr);
   CHECK(FindFamilyByHf("", "") == nullptr);
   CHECK(FindFamilyByGguf("llama4") == nullptr);
   CHECK(FindFamilyByGguf("") == nullptr);
@@ -108,6 +124,50 @@ TEST_CASE("a name has one spelling") {
   CHECK(PlaceOfGguf(Llama(), "model.norm.weight").rule == nullptr);
 }
 
+TEST_CASE("names of experts: one matrix each in one dialect, one tensor of all in the other") {
+  const Family& mixtral = *FindFamily("mixtral");
+  const std::string w2 = "model.layers.3.block_sparse_moe.experts.17.w2.weight";
+  const TensorPlace place = PlaceOfHf(mixtral, w2);
+  REQUIRE(place.rule != nullptr);
+  CHECK(place.layer == 3);
+  CHECK(place.expert == 17);
+  CHECK(place.rule->role == Role::kFfnDown);
+  CHECK(IsExpertRule(*place.rule));
+  CHECK(NameFor(place.rule->hf, 3, 17) == w2);
+  CHECK(NameFor(place.rule->gguf, 3, 17) == "blk.3.ffn_down_exps.weight");
+  const TensorPlace stack = PlaceOfGguf(mixtral, "blk.3.ffn_down_exps.weight");
+  CHECK(stack.rule == place.rule);
+  CHECK(stack.layer == 3);
+  CHECK(stack.expert == -1);
+  const std::string experts = "model.layers.0.block_sparse_moe.experts.";
+  CHECK(PlaceOfHf(mixtral, experts + "0.w1.weight").rule->role == Role::kFfnGate);
+  CHECK(PlaceOfHf(mixtral, experts + "0.w3.weight").rule->role == Role::kFfnUp);
+  const TensorPlace router = PlaceOfHf(mixtral, "model.layers.2.block_sparse_moe.gate.weight");
+  REQUIRE(router.rule != nullptr);
+  CHECK(router.rule->role == Role::kRouter);
+  CHECK(router.expert == -1);
+  CHECK_FALSE(IsExpertRule(*router.rule));
+  for (const char* bad : {".w1.weight", "00.w1.weight", "01.w1.weight", "4096.w1.weight",
+                          "-1.w1.weight", "1.w4.weight", "1.w1", "1.1.w1.weight", "{}.w1.weight"}) {
+    CAPTURE(bad);
+    CHECK(PlaceOfHf(mixtral, experts + bad).rule == nullptr);
+  }
+  CHECK(PlaceOfHf(mixtral, experts + "4095.w1.weight").expert == 4095);
+}
+
+TEST_CASE("qwen2: biases that the model needs, rows that stay where they are") {
+  const Family& qwen2 = *FindFamily("qwen2");
+  for (const char* part : {"q", "k", "v"}) {
+    const std::string name = "model.layers.5.self_attn." + std::string(part) + "_proj.bias";
+    const TensorPlace place = PlaceOfHf(qwen2, name);
+    REQUIRE(place.rule != nullptr);
+    CHECK(place.rule->required);
+    CHECK(place.rule->role == Role::kBias);
+    CHECK(NameFor(place.rule->gguf, 5) == "blk.5.attn_" + std::string(part) + ".bias");
+  }
+  for (const TensorRule& rule : qwen2.tensors) CHECK(rule.row_map == RowMap::kNone);
+}
+
 TEST_CASE("every family's table is consistent") {
   for (const Family& family : Families()) {
     CAPTURE(family.name);
@@ -118,7 +178,9 @@ TEST_CASE("every family's table is consistent") {
       CHECK(gguf.insert(rule.gguf).second);
       CHECK((rule.hf.find("{}") == std::string_view::npos) ==
             (rule.gguf.find("{}") == std::string_view::npos));
-      CHECK(PlaceOfHf(family, NameFor(rule.hf, 17)).rule == &rule);
+      const TensorPlace found = PlaceOfHf(family, NameFor(rule.hf, 17, 3));
+      CHECK(found.rule == &rule);
+      CHECK(found.expert == (IsExpertRule(rule) ? 3 : -1));
       CHECK(PlaceOfGguf(family, NameFor(rule.gguf, 17)).rule == &rule);
     }
     CHECK(hf.count(family.embedding) == 1);
@@ -131,10 +193,13 @@ TEST_CASE("every family's table is consistent") {
     for (const Step& step : family.layer) {
       CHECK(written.count(step.in) == 1);
       if (step.in2 != Slot::kNone) CHECK(written.count(step.in2) == 1);
-      const bool has_weight = step.kind == StepKind::kRmsNorm || step.kind == StepKind::kLinear;
+      const bool has_weight = step.kind == StepKind::kRmsNorm || step.kind == StepKind::kLinear ||
+                              step.kind == StepKind::kExpertLinear;
       CHECK(has_weight == !step.weight.empty());
       if (has_weight) {
         CHECK(hf.count(step.weight) == 1);
+        CHECK(IsExpertRule(*PlaceOfHf(family, NameFor(step.weight, 0, 0)).rule) ==
+              (step.kind == StepKind::kExpertLinear));
         used.insert(step.weight);
       }
       if (step.kind == StepKind::kRope) CHECK(step.in == step.out);
@@ -144,16 +209,22 @@ TEST_CASE("every family's table is consistent") {
     CHECK(family.layer.back().out == Slot::kHidden);
     for (const TensorRule& rule : family.tensors) {
       const bool in_layer = rule.hf.find("{}") != std::string_view::npos;
-      if (in_layer && rule.required) CHECK(used.count(rule.hf) == 1);
+      // Biases come with their matrix.
+      const bool counts = in_layer && rule.required && rule.role != Role::kBias;
+      if (counts) CHECK(used.count(rule.hf) == 1);
     }
   }
 }
 
-TEST_CASE("llama's layer is two residual branches") {
-  std::string text;
-  for (const Step& step : Llama().layer) text += "nlrasd"[static_cast<int>(step.kind)];
-  // norm, linear, rope, attention, silu gate, add
-  CHECK(text == "nlllrraldnllsld");
+TEST_CASE("a layer is two residual branches") {
+  const auto letters = [](const Family& family) {
+    std::string out;
+    // norm, linear, rope, attention, silu gate, add; route, experts' linear, experts' sum
+    for (const Step& step : family.layer) out += "nlrasdREX"[static_cast<int>(step.kind)];
+    return out;
+  };
+  CHECK(letters(Llama()) == "nlllrraldnllsld");
+  CHECK(letters(*FindFamily("mixtral")) == "nlllrraldnlREEsEXd");
 }
 
 TEST_CASE("stored rows of GGUF are those of Hugging Face's, permuted inside each head") {
