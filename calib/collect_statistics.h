@@ -16,8 +16,9 @@ namespace pennyweight {
 
 struct CollectOptions {
   bool hessians = false;
-  bool head = false;        // the head's input too, where the model has a head of its own
-  std::string scratch_dir;  // where hidden states go that do not fit context.memory_limit
+  bool head = false;         // the head's input too, where the model has a head of its own
+  bool all_experts = false;  // every token is run through every expert, to be watched there
+  std::string scratch_dir;   // where hidden states go that do not fit context.memory_limit
 };
 
 // Given one input when all tokens have been through it, in the order of the model. `hessian`: with

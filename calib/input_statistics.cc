@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "lib/checked.h"
 #include "lib/linalg.h"
@@ -55,6 +56,11 @@ void InputStatistics::AddHeldOut(const float* x, const float* original, int64_t 
     heldout_original_.insert(heldout_original_.end(), original + t * k_, original + (t + 1) * k_);
     ++heldout_rows_;
   }
+}
+
+void InputStatistics::SetHessian(int64_t tokens, std::vector<float> h) {
+  h_ = std::move(h);
+  tokens_ = tokens;
 }
 
 Result<bool> InputStatistics::Factor(const Context& context, double damp) {

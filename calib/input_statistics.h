@@ -24,6 +24,9 @@ class InputStatistics {
   // original model. H += X^T X, and D += (X0 - X)^T X; without drift `original` is not read.
   void Add(const Context& context, const float* x, const float* original, int64_t tokens);
   void AddHeldOut(const float* x, const float* original, int64_t tokens);
+  // Instead of Add: h[k, k], the upper triangle of X^T X over so many tokens. Precondition: no
+  // drift.
+  void SetHessian(int64_t tokens, std::vector<float> h);
 
   // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, doubling `damp`
   // from kDamp while it fails. False when it failed at `damp` (H is then lost: add everything

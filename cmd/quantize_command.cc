@@ -6,14 +6,15 @@
 #include <chrono>
 #include <map>
 
-#include "calib/builtin_text.h"
 #include "calib/quantize_model.h"
+#include "cmd/calibration_input.h"
 #include "cmd/commands.h"
 #include "cmd/dry_run.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
 #include "cmd/output_run.h"
 #include "cmd/report_output.h"
+#include "cmd/statistics_weights.h"
 #include "formats/sinks.h"
 #include "lib/hash.h"
 #include "lib/linalg.h"
@@ -37,6 +38,9 @@ constexpr Flag kFlags[] = {
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
     {"--tokens", "", "N", "calibration tokens (default: 65536, or all there are)"},
     {"--context", "", "N", "tokens of a calibration window (default: 512 or the model's limit)"},
+    {"--imatrix", "", "FILE",
+     "importance matrix or statistics that weigh the rounding, instead of running the model; "
+     "repeatable: they are added up"},
     {"--tensor-type", "", "REGEX=TYPE", "type of the tensors that match; repeatable, first wins"},
     {"--keep", "", "REGEX", "leave the tensors that match as they are; repeatable"},
     {"--output-type", "", "TYPE", "type of the head"},
@@ -49,6 +53,7 @@ constexpr Flag kFlags[] = {
     {"--allow-nan", "", "",
      "quantize NaN and infinity as zero, and count them, instead of refusing"},
     {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
+    {"--strict", "", "", "exit 1 when a matrix could not be done as asked"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -82,6 +87,10 @@ struct Settings {
   bool force = false;
   bool allow_nan = false;
   bool dry_run = false;
+  bool strict = false;
+  std::vector<std::string> imatrix;
+  // --method auto with files instead of a text: rtn, weighted by them.
+  bool weighted_instead = false;
   std::vector<std::string> reports;
 };
 
@@ -108,6 +117,16 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   s.effort = *FindEffort(effort.value_or("normal"));
   s.allow_nan = arguments.Has("--allow-nan");
   s.dry_run = arguments.Has("--dry-run");
+  s.strict = arguments.Has("--strict");
+  s.imatrix = arguments.All("--imatrix");
+  if (!s.imatrix.empty() && s.method == Method::kMinMax) {
+    return Error(ErrorCode::kUsage, "minmax weighs nothing: --imatrix would do nothing")
+        .Hint("--method rtn");
+  }
+  if (!s.imatrix.empty() && s.method == Method::kAuto && !arguments.Has("--calib")) {
+    s.method = Method::kRtn;
+    s.weighted_instead = true;
+  }
   // A dry run replaces nothing, so that it may be asked about an output that is there.
   s.force = arguments.Has("--force") || s.dry_run;
   s.reports = arguments.All("--report");
@@ -143,6 +162,7 @@ Result<Encoding> ParseType(const std::string& name, const IntegerSpec& integer) 
 
 // True when rounding will be weighted by what calibration measured.
 bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
+  if (!settings.imatrix.empty()) return true;
   const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
   return settings.method != Method::kMinMax && (fits || arguments.Has("--calib")) &&
          RequireRunnable(model).ok();
@@ -262,7 +282,9 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
   const Arguments& arguments = invocation.arguments;
   const bool asked = arguments.Has("--calib");
   const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
-  if (!quantizes || (!asked && !fits)) return std::optional<Windows>();
+  if (!quantizes || (!asked && (!fits || !settings.imatrix.empty()))) {
+    return std::optional<Windows>();
+  }
   const Status runnable = RequireRunnable(model);
   if (!runnable.ok()) {
     if (settings.method == Method::kAuto && !asked) {
@@ -274,21 +296,8 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
     error.hint = "use --method rtn, which does not run the model" + known;
     return error;
   }
-  std::string text;
-  WindowOptions options;
-  if (asked) {
-    PW_ASSIGN(text, ReadText(*arguments.Get("--calib")));
-    options.separator = Separator(arguments);
-  } else {
-    text = BuiltinCalibrationText();
-    options.separator = "\n<|endoftext|>\n";
-  }
-  PW_ASSIGN(options.context, ContextLength(arguments, *model.config));
-  PW_ASSIGN(const auto tokens, arguments.Integer("--tokens", 1, int64_t{1} << 32));
-  options.max_tokens = tokens.value_or(65536);
-  PW_ASSIGN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(*model.vocabulary));
-  PW_ASSIGN(Windows windows, MakeWindows(*tokenizer, *model.vocabulary, text, options));
-  return std::optional<Windows>(std::move(windows));
+  PW_ASSIGN(CalibrationInput input, ReadCalibration(arguments, model));
+  return std::optional<Windows>(std::move(input.windows));
 }
 
 // general.file_type of a type that is not a mix; llama.cpp has no number for integers.
@@ -313,6 +322,10 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
                         {"pennyweight.method", std::string(MethodName(settings.method))}};
+  // As llama.cpp writes it.
+  if (!settings.imatrix.empty()) {
+    options.provenance["quantize.imatrix.file"] = settings.imatrix.front();
+  }
   return RowOf(settings.layout).make(options);
 }
 
@@ -386,6 +399,14 @@ void NoteReplaced(const std::vector<TensorInfo>& stored, const FiniteSource& fin
   }
 }
 
+// Into the row of every matrix that was quantized.
+void NoteFallback(const std::string& what, Report* report) {
+  for (TensorReport& row : report->tensors) {
+    if (row.method != "rtn") continue;
+    row.fallback = row.fallback ? *row.fallback + "; " + what : what;
+  }
+}
+
 std::string Summary(const Settings& settings, const Report& report) {
   const ReportTotals& t = report.totals;
   std::string text = fmt::format("{}: {} -> {} ({:.2f} bits per weight), {:.1f} s, peak {}\n",
@@ -433,6 +454,15 @@ Result<int> RunQuantize(const Invocation& invocation) {
   const bool quantizes = std::any_of(choices.begin(), choices.end(),
                                      [](const Choice& choice) { return choice.quantize; });
   NoteChoices(model, choices, mix, &console);
+  PW_ASSIGN(const std::unique_ptr<StatisticsWeights> weights,
+            StatisticsWeights::Open(settings.imatrix, model,
+                                    settings.method == Method::kGptq && !arguments.Has("--calib")));
+  size_t missing = 0;
+  if (weights != nullptr) missing = weights->NoteUse(model, choices, &console);
+  if (settings.weighted_instead) {
+    console.Note(
+        "note: --imatrix without --calib: the model is not run, rtn is weighted by the file");
+  }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   if (settings.dry_run) {
     PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, nullptr));
@@ -440,12 +470,16 @@ Result<int> RunQuantize(const Invocation& invocation) {
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
     PrintPlan(settings.output, report, choices, &console);
-    return kExitDone;
+    return settings.strict && missing > 0 ? kExitFound : kExitDone;
   }
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));
   std::map<std::string, std::string> recipe;
   if (windows) recipe = {{"calibration", WindowsHash(*windows)}, {"instructions", ComputePath()}};
+  if (weights != nullptr) {
+    recipe["statistics"] = weights->Hash();
+    recipe["instructions"] = ComputePath();
+  }
   PW_ASSIGN(const OutputRun run,
             OutputRun::Begin(invocation, "quantize", settings.output, model, outputs, recipe));
 
@@ -456,6 +490,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   options.method = settings.method;
   options.effort = settings.effort;
   options.windows = windows ? &*windows : nullptr;
+  options.known = weights == nullptr ? nullptr : &weights->known();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
   const auto make = [&](Journal* journal) { return MakeSink(settings, model, mix, journal); };
@@ -467,12 +502,15 @@ Result<int> RunQuantize(const Invocation& invocation) {
   };
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
+  if (settings.weighted_instead) {
+    NoteFallback("auto without --calib: rtn, weighted by --imatrix", &report);
+  }
   if (finite != nullptr) NoteReplaced(stored, *finite, &report, &console);
   report.totals.bytes_out = sink->TotalBytes();
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));
-  return kExitDone;
+  return settings.strict && missing > 0 ? kExitFound : kExitDone;
 }
 
 }  // namespace pennyweight

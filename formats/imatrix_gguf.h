@@ -5,12 +5,20 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "formats/statistics_names.h"
 #include "lib/result.h"
 #include "lib/statistics.h"
 
 namespace pennyweight {
+
+// Endings of tensors, and keys.
+inline constexpr std::string_view kImatrixSums = ".in_sum2";
+inline constexpr std::string_view kImatrixCounts = ".counts";
+inline constexpr std::string_view kImatrixDatasets = "imatrix.datasets";
+inline constexpr std::string_view kImatrixChunkCount = "imatrix.chunk_count";
+inline constexpr std::string_view kImatrixChunkSize = "imatrix.chunk_size";
 
 // Tensors with other endings are passed over, as llama.cpp does. Errors: those of GgufFile::Open
 // and AddImatrixEntry; kInvalidTensor (no F32, sums without counts or the reverse), kUnknownFormat

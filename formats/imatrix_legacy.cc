@@ -3,15 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <memory>
 #include <unordered_set>
 #include <utility>
 
 #include "lib/file.h"
 #include "lib/limits.h"
-#include "lib/output_file.h"
 
 namespace pennyweight {
 namespace {
@@ -125,34 +121,6 @@ Result<Statistics> Parse(const ReadFile& file, const StatisticsNames& names, int
   return statistics;
 }
 
-template <class T>
-void Append(std::string* out, T value) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));  // little-endian hosts only
-}
-
-Status AppendEntry(const ImatrixEntry& entry, int64_t window, std::string* out) {
-  const float most = *std::max_element(entry.counts.begin(), entry.counts.end());
-  // Upwards, so that a few tokens are no 0.
-  const double calls = std::ceil(static_cast<double>(most) / static_cast<double>(window));
-  constexpr double kMost = std::numeric_limits<int32_t>::max();
-  if (calls > kMost || static_cast<double>(entry.sums.size()) > kMost) {
-    return Error(ErrorCode::kOverflow, "an entry is too large for the legacy format")
-        .Hint("--to imatrix")
-        .InTensor(entry.name);
-  }
-  Append(out, static_cast<int32_t>(entry.name.size()));
-  *out += entry.name;
-  Append(out, static_cast<int32_t>(calls));
-  Append(out, static_cast<int32_t>(entry.sums.size()));
-  const size_t width = entry.sums.size() / entry.counts.size();
-  for (size_t i = 0; i < entry.sums.size(); ++i) {
-    const double count = entry.counts[i / width];
-    const double mean = count > 0 ? entry.sums[i] / count : 1.0;
-    Append(out, static_cast<float>(mean * calls));
-  }
-  return OkStatus();
-}
-
 }  // namespace
 
 Result<Statistics> ReadImatrixLegacy(const std::string& path, const StatisticsNames& names,
@@ -161,28 +129,6 @@ Result<Statistics> ReadImatrixLegacy(const std::string& path, const StatisticsNa
   Result<Statistics> statistics = Parse(file, names, window);
   if (!statistics.ok()) return std::move(statistics).TakeError().InFile(path);
   return statistics;
-}
-
-Status WriteImatrixLegacy(const std::string& path, bool force, const Statistics& statistics,
-                          const StatisticsNames& names) {
-  PW_ASSIGN(const std::vector<ImatrixEntry> entries, ToImatrixEntries(statistics, names));
-  std::string bytes;
-  int32_t count = 0;
-  for (const ImatrixEntry& entry : entries) {
-    if (std::ranges::all_of(entry.counts, [](float c) { return c == 0; })) continue;
-    PW_TRY(AppendEntry(entry, statistics.window, &bytes));
-    ++count;
-  }
-  Append(&bytes, static_cast<int32_t>(statistics.windows));
-  const std::string text = statistics.texts.empty() ? "" : statistics.texts.back().name;
-  Append(&bytes, static_cast<int32_t>(text.size()));
-  bytes += text;
-  PW_ASSIGN(const std::unique_ptr<OutputFile> file,
-            OutputFile::Create(path, sizeof(count) + bytes.size(), force, nullptr));
-  PW_TRY(file->Write(0, &count, sizeof(count)));
-  PW_TRY(file->Write(sizeof(count), bytes.data(), bytes.size()));
-  PW_TRY(file->Seal());
-  return file->Commit();
 }
 
 }  // namespace pennyweight

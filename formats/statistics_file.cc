@@ -4,7 +4,6 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <unordered_set>
@@ -12,51 +11,21 @@
 
 #include "formats/imatrix_gguf.h"
 #include "formats/imatrix_legacy.h"
+#include "formats/statistics_layout.h"
 #include "lib/checked.h"
 #include "lib/hash.h"
 #include "lib/json.h"
 #include "lib/limits.h"
-#include "lib/parallel.h"
 
 namespace pennyweight {
 namespace {
-
-constexpr char kMagic[8] = {'P', 'W', 'S', 'T', 'A', 'T', 'S', '\0'};
-constexpr uint32_t kVersion = 1;
-constexpr int kCompression = 1;  // zstd: what a higher level gains on such numbers is under 2 %
-
-struct Header {
-  char magic[8];
-  uint32_t version;
-  uint32_t zero;
-  uint64_t directory_offset;
-  uint64_t directory_bytes;
-  Hash128 directory_hash;
-};
-static_assert(sizeof(Header) == 48);
-
-std::string Hex(const Hash128& hash) { return fmt::format("{:016x}{:016x}", hash[0], hash[1]); }
 
 uint64_t SumsBytes(int64_t width, bool moments) {
   return static_cast<uint64_t>(width) *
          (moments ? 3 * sizeof(double) + sizeof(float) : sizeof(double));
 }
 
-// Rows of the triangle behind each other.
-void PackBlock(const HessianBlock& block, int64_t width, const float* h, float* packed) {
-  for (int64_t row = block.row; row < block.row + block.rows; ++row) {
-    packed = std::copy(h + row * width + row, h + (row + 1) * width, packed);
-  }
-}
-
-// Numbers as four planes of bytes: exponents lie together, and repeat.
-void ToPlanes(const float* values, size_t count, uint8_t* planes) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(values);
-  for (size_t i = 0; i < count; ++i) {
-    for (size_t b = 0; b < sizeof(float); ++b) planes[b * count + i] = bytes[i * sizeof(float) + b];
-  }
-}
-
+// The reverse of ToPlanes (formats/statistics_sink.cc).
 void FromPlanes(const uint8_t* planes, size_t count, float* values) {
   auto* bytes = reinterpret_cast<uint8_t*>(values);
   for (size_t i = 0; i < count; ++i) {
@@ -153,17 +122,17 @@ class StatisticsDirectory {
       : out_(out), file_(*out->file_), allowance_(out->file_->size()) {}
 
   Status Read() {
-    Header header;
+    StatisticsHeader header;
     PW_TRY(file_.ReadAt(0, &header, sizeof(header)));
-    if (header.version != kVersion || header.zero != 0) {
+    if (header.version != kStatisticsVersion || header.zero != 0) {
       return Error(ErrorCode::kUnsupported,
                    fmt::format("statistics of version {}, this program reads {}", header.version,
-                               kVersion))
+                               kStatisticsVersion))
           .Hint("make the file anew with `pennyweight calibrate`")
-          .At(sizeof(kMagic));
+          .At(sizeof(kStatisticsMagic));
     }
     const auto end = CheckedAdd(header.directory_offset, header.directory_bytes);
-    if (!end || header.directory_offset < sizeof(Header) || *end > file_.size()) {
+    if (!end || header.directory_offset < sizeof(StatisticsHeader) || *end > file_.size()) {
       return Bad(ErrorCode::kTruncated, "the directory lies behind the end of the file").At(16);
     }
     if (*end != file_.size()) {
@@ -244,7 +213,7 @@ class StatisticsDirectory {
       return Bad(ErrorCode::kInvalidHeader, "\"moments\" of the directory is no true or false");
     }
     PW_ASSIGN(const Json* place, Need(json, "sums"));
-    PW_ASSIGN(const int64_t offset, NeedInteger(*place, "offset", sizeof(Header), kMany));
+    PW_ASSIGN(const int64_t offset, NeedInteger(*place, "offset", sizeof(StatisticsHeader), kMany));
     PW_ASSIGN(const std::string hash, NeedString(*place, "hash"));
     const uint64_t bytes = SumsBytes(sums->width, *moments);
     PW_TRY(Claim(static_cast<uint64_t>(offset), bytes));
@@ -265,7 +234,7 @@ class StatisticsDirectory {
       PW_TRY(read(&sums->sum_abs));
       PW_TRY(read(&sums->max_abs));
     }
-    if (Hex(hasher.Digest()) != hash) {
+    if (HashText(hasher.Digest()) != hash) {
       return Bad(ErrorCode::kChecksum, "the sums are not what was written")
           .At(static_cast<uint64_t>(offset));
     }
@@ -275,7 +244,7 @@ class StatisticsDirectory {
   Status ReadHessian(const Json& json, int64_t width, StatisticsFile::Hessian* out) {
     PW_ASSIGN(const Json* place, Need(json, "hessian"));
     if (place->is_null()) return OkStatus();
-    PW_ASSIGN(const int64_t offset, NeedInteger(*place, "offset", sizeof(Header), kMany));
+    PW_ASSIGN(const int64_t offset, NeedInteger(*place, "offset", sizeof(StatisticsHeader), kMany));
     PW_ASSIGN(out->hash, NeedString(*place, "hash"));
     PW_ASSIGN(const std::vector<Json>* blocks, NeedItems(*place, "blocks"));
     // Every block is listed with its bytes, and no frame has fewer than a few: the list bounds
@@ -325,7 +294,7 @@ class StatisticsDirectory {
 
   Status CheckRanges() {
     std::sort(ranges_.begin(), ranges_.end());
-    uint64_t at = sizeof(Header);
+    uint64_t at = sizeof(StatisticsHeader);
     for (const auto& [begin, end] : ranges_) {
       if (begin != at) {
         return Bad(ErrorCode::kInvalidOffset, "data overlap, or have holes between them").At(begin);
@@ -357,7 +326,7 @@ Result<StatisticsFile> StatisticsFile::Open(const std::string& path, const Stati
     PW_TRY(file.ReadAt(0, magic, bytes));
     result.file_ = std::make_unique<ReadFile>(std::move(file));
   }
-  if (std::memcmp(magic, kMagic, sizeof(kMagic)) == 0) {
+  if (std::memcmp(magic, kStatisticsMagic, sizeof(kStatisticsMagic)) == 0) {
     Status status = StatisticsDirectory(&result).Read();
     if (!status.ok()) return std::move(status).TakeError().InFile(path);
     return result;
@@ -415,142 +384,10 @@ Status StatisticsFile::AddHessian(size_t input, float* h) const {
     }
     at += compressed.size();
   }
-  if (Hex(hasher.Digest()) != hessian.hash) {
+  if (HashText(hasher.Digest()) != hessian.hash) {
     return fail(ErrorCode::kChecksum, "the Hessian is not what was written");
   }
   return OkStatus();
-}
-
-struct StatisticsWriter::Directory {
-  Json root = Json::Object();
-  Json inputs = Json::Array();
-  // Of the input that is being added.
-  Json hessian;
-};
-
-StatisticsWriter::~StatisticsWriter() = default;
-
-Result<std::unique_ptr<StatisticsWriter>> StatisticsWriter::Create(const std::string& path,
-                                                                   bool force,
-                                                                   const Statistics& about) {
-  std::unique_ptr<StatisticsWriter> writer(new StatisticsWriter());
-  PW_ASSIGN(writer->file_, AtomicFile::Create(path, sizeof(Header), force));
-  writer->end_ = sizeof(Header);
-  writer->directory_ = std::make_unique<Directory>();
-  Json& root = writer->directory_->root;
-  root.Set("model", Json::String(about.model));
-  root.Set("window", Json::Integer(about.window));
-  root.Set("windows", Json::Integer(about.windows));
-  Json texts = Json::Array();
-  for (const StatisticsText& text : about.texts) {
-    Json row = Json::Object();
-    row.Set("name", Json::String(text.name));
-    row.Set("hash", Json::String(text.hash));
-    row.Set("tokens", Json::Integer(text.tokens));
-    texts.Push(std::move(row));
-  }
-  root.Set("texts", std::move(texts));
-  return writer;
-}
-
-Status StatisticsWriter::Append(const void* from, uint64_t bytes) {
-  PW_TRY(file_->WriteAt(end_, from, bytes));
-  written_.Record(end_, from, bytes);
-  end_ += bytes;
-  return OkStatus();
-}
-
-Status StatisticsWriter::AppendHessian(const Context& context, int64_t width,
-                                       const float* hessian) {
-  const std::vector<HessianBlock> blocks = CutHessian(width);
-  Json sizes = Json::Array();
-  Hasher hasher;
-  directory_->hessian = Json::Object();
-  directory_->hessian.Set("offset", Json::Unsigned(end_));
-  // A few blocks are compressed beside each other, and written in their order.
-  constexpr size_t kBatch = 4;
-  struct Work {
-    std::vector<float> values;
-    std::vector<uint8_t> planes, compressed;
-  };
-  std::array<Work, kBatch> batch;
-  for (size_t first = 0; first < blocks.size(); first += kBatch) {
-    const size_t count = std::min(kBatch, blocks.size() - first);
-    ParallelFor(context, static_cast<int64_t>(count), [&](int64_t i) {
-      Work& work = batch[static_cast<size_t>(i)];
-      const HessianBlock& block = blocks[first + static_cast<size_t>(i)];
-      work.values.resize(static_cast<size_t>(block.floats));
-      PackBlock(block, width, hessian, work.values.data());
-      work.planes.resize(work.values.size() * sizeof(float));
-      ToPlanes(work.values.data(), work.values.size(), work.planes.data());
-      work.compressed.resize(ZSTD_compressBound(work.planes.size()));
-      const size_t size = ZSTD_compress(work.compressed.data(), work.compressed.size(),
-                                        work.planes.data(), work.planes.size(), kCompression);
-      work.compressed.resize(ZSTD_isError(size) != 0 ? 0 : size);
-    });
-    for (size_t i = 0; i < count; ++i) {
-      const Work& work = batch[i];
-      if (work.compressed.empty()) return Error(ErrorCode::kMemory, "no memory to compress with");
-      hasher.Update(work.values.data(), work.values.size() * sizeof(float));
-      sizes.Push(Json::Unsigned(work.compressed.size()));
-      PW_TRY(Append(work.compressed.data(), work.compressed.size()));
-    }
-  }
-  directory_->hessian.Set("hash", Json::String(Hex(hasher.Digest())));
-  directory_->hessian.Set("blocks", std::move(sizes));
-  return OkStatus();
-}
-
-Status StatisticsWriter::Add(const Context& context, const InputSums& sums, const float* hessian) {
-  Json row = Json::Object();
-  Json weights = Json::Array();
-  for (const std::string& name : sums.weights) weights.Push(Json::String(name));
-  row.Set("weights", std::move(weights));
-  row.Set("width", Json::Integer(sums.width));
-  row.Set("tokens", Json::Integer(sums.tokens));
-  row.Set("moments", Json::Bool(sums.HasMoments()));
-  Json place = Json::Object();
-  place.Set("offset", Json::Unsigned(end_));
-  Hasher hasher;
-  const auto append = [&](const auto& values) -> Status {
-    const uint64_t bytes = values.size() * sizeof(values[0]);
-    if (bytes == 0) return OkStatus();
-    hasher.Update(values.data(), bytes);
-    return Append(values.data(), bytes);
-  };
-  PW_TRY(append(sums.sum_sq));
-  PW_TRY(append(sums.sum));
-  PW_TRY(append(sums.sum_abs));
-  PW_TRY(append(sums.max_abs));
-  place.Set("hash", Json::String(Hex(hasher.Digest())));
-  row.Set("sums", std::move(place));
-  directory_->hessian = Json();
-  if (hessian != nullptr) PW_TRY(AppendHessian(context, sums.width, hessian));
-  row.Set("hessian", std::move(directory_->hessian));
-  directory_->inputs.Push(std::move(row));
-  return OkStatus();
-}
-
-Status StatisticsWriter::Finish() {
-  directory_->root.Set("inputs", std::move(directory_->inputs));
-  const std::string text = directory_->root.Dump();
-  Header header = {};
-  std::copy(std::begin(kMagic), std::end(kMagic), header.magic);
-  header.version = kVersion;
-  header.directory_offset = end_;
-  header.directory_bytes = text.size();
-  header.directory_hash = HashBytes(text.data(), text.size());
-  PW_TRY(Append(text.data(), text.size()));
-  // Last: a file that is cut off has none.
-  PW_TRY(file_->WriteAt(0, &header, sizeof(header)));
-  written_.Record(0, &header, sizeof(header));
-  PW_TRY(file_->Seal());
-  {
-    PW_ASSIGN(const ReadFile file, ReadFile::Open(file_->temp_path()));
-    PW_TRY(written_.VerifyFile(file));
-  }
-  PW_TRY(StatisticsFile::Open(file_->temp_path(), {}, 1));
-  return file_->Commit();
 }
 
 }  // namespace pennyweight
