@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "calib/shrink_hessian.h"
 #include "lib/checked.h"
@@ -78,6 +79,11 @@ void InputStatistics::KeepEverySecondRow() {
     }
     rows->resize(static_cast<size_t>(heldout_rows_ * k_));
   }
+}
+
+void InputStatistics::SetHessian(int64_t tokens, std::vector<float> h) {
+  h_ = std::move(h);
+  tokens_ = tokens;
 }
 
 Result<double> InputStatistics::MeanDiagonal() {

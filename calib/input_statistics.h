@@ -31,6 +31,9 @@ class InputStatistics {
   // original model. H += X^T X, and D += (X0 - X)^T X; without drift `original` is not read.
   void Add(const Context& context, const float* x, const float* original, int64_t tokens);
   void AddHeldOut(const float* x, const float* original, int64_t tokens);
+  // Instead of Add: h[k, k], the upper triangle of X^T X over so many tokens. Precondition: no
+  // drift.
+  void SetHessian(int64_t tokens, std::vector<float> h);
 
   // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, after what stands
   // beside H's diagonal was made smaller by `shrink` (in [0, 1]; 1: nothing but the diagonal).

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "calib/hessian_job.h"
 #include "calib/layer_walk.h"
 #include "calib/stream_tensors.h"
 #include "calib/unit_result.h"
@@ -147,6 +148,21 @@ Status Calibrate(const Context& context, const WalkInput& input, const std::stri
   return work->Record(Unit(UnitKind::kHead), std::nullopt, {});
 }
 
+// Every input that has a Hessian, one after the other.
+Status QuantizeInputs(const Context& context, const HessianJob& job, Work* work) {
+  const auto inputs = static_cast<int64_t>(job.known->statistics().inputs.size());
+  if (context.progress) context.progress->Phase("quantizing by Hessians", inputs);
+  for (int64_t i = 0; i < inputs; ++i) {
+    const JournalUnit unit = Unit(UnitKind::kInput, static_cast<uint64_t>(i));
+    if (!work->Restore(unit)) {
+      PW_TRY(QuantizeByHessian(context, job, static_cast<size_t>(i)));
+      PW_TRY(work->Record(unit, std::nullopt));
+    }
+    if (context.progress) context.progress->Advance(i + 1);
+  }
+  return OkStatus();
+}
+
 }  // namespace
 
 TensorReport DescribeTensor(const Model& model, const TensorInfo& info) {
@@ -241,6 +257,20 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
       layers = std::max(layers, t.layer.value_or(-1) + 1);
     for (int64_t i = 0; i < layers; ++i) report.layers.emplace_back().layer = i;
   }
+  const bool by_hessians = options.windows == nullptr && options.known != nullptr &&
+                           options.known->has_hessians() && options.method == Method::kGptq;
+  if (by_hessians) {
+    HessianJob by_input;
+    by_input.source = model.source.get();
+    by_input.choices = choices;
+    by_input.known = options.known;
+    by_input.effort = options.effort;
+    by_input.sink = sink;
+    by_input.reports = &report.tensors;
+    by_input.done = &done;
+    by_input.sums = &sums;
+    PW_TRY(QuantizeInputs(context, by_input, &work));
+  }
   std::vector<size_t> rest;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!done[i]) rest.push_back(i);
@@ -250,6 +280,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
   job.choices = choices;
   job.method = options.method;
   job.effort = options.effort;
+  job.known = options.known;
   job.sink = sink;
   job.journal = options.journal;
   job.reports = &report.tensors;

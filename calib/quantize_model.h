@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "calib/known_statistics.h"
 #include "calib/matrix_job.h"
 #include "calib/windows.h"
 #include "lib/context.h"
@@ -24,7 +25,10 @@ struct QuantizeOptions {
   const Windows* windows = nullptr;  // null: no calibration
   Effort effort = Effort::kNormal;
   bool all_experts = false;  // calibration shows every token to every expert
-  std::string scratch_dir;   // for hidden states that do not fit the memory limit
+  // What files tell of the inputs; may be null. Weighs rtn; with Hessians, and without windows, it
+  // is what gptq works by, matrix by matrix. Of the model's source.
+  const KnownStatistics* known = nullptr;
+  std::string scratch_dir;  // for hidden states that do not fit the memory limit
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
   Journal* journal = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <mutex>
+#include <string>
 
 #include "calib/scaled_tensor.h"
 #include "calib/tile_work.h"
@@ -38,6 +39,15 @@ void AppendRows(const EncodedTensor& piece, EncodedTensor* tile) {
   tile->rows += piece.rows;
 }
 
+// Tokens behind a tensor's importance, or why there is none.
+void NoteWeighting(const KnownStatistics& known, size_t tensor, TensorReport* report) {
+  const int64_t input = known.InputOf(tensor);
+  if (input >= 0) report->tokens = known.statistics().inputs[static_cast<size_t>(input)].tokens;
+  const std::string why(known.WhyUnweighted(tensor));
+  if (why.empty() || report->role == Role::kEmbedding) return;
+  report->fallback = report->fallback ? *report->fallback + "; " + why : why;
+}
+
 class TileStream {
  public:
   TileStream(const Context& context, const StreamJob& job, const RowsCallback& on_rows)
@@ -58,7 +68,8 @@ class TileStream {
       const size_t i = which[static_cast<size_t>(at)];
       const Encoding& to = job_.choices[i].encoding;
       if (to == tensors[i].encoding) return OkStatus();
-      PW_ASSIGN(tensor_scales_[i], ReadTensorScale(context_, *job_.source, i, to, {}, search_));
+      PW_ASSIGN(tensor_scales_[i],
+                ReadTensorScale(context_, *job_.source, i, to, ImportanceOf(i), search_));
       return OkStatus();
     });
   }
@@ -98,8 +109,7 @@ class TileStream {
       const int64_t rows = std::min(step, tile->rows - row);
       DecodeRows(scratch->stored, row, rows, values);
       const bool keep = job_.choices[tile->tensor].keep_non_finite;
-      PW_TRY(Quantize(to, keep, tensor_scales_[tile->tensor], values, tile->row + row, rows, cols,
-                      &scratch->piece));
+      PW_TRY(Quantize(tile->tensor, keep, values, tile->row + row, rows, cols, &scratch->piece));
       if (keep) tile->result.kept_non_finite += ReplaceNonFinite(values, rows * cols);
       PW_TRY(Measure(scratch->piece, values, keep, tile->row + row, &tile->result.error, scratch));
       if (step >= tile->rows) {
@@ -111,16 +121,22 @@ class TileStream {
     return OkStatus();
   }
 
+  // Of the columns of a tensor; empty: all count alike.
+  std::span<const float> ImportanceOf(size_t tensor) const {
+    if (job_.known == nullptr || search_ == ScaleSearch::kMinMax) return {};
+    return job_.known->Importance(tensor);
+  }
+
   // Rows that begin at `first` of the tensor.
-  Status Quantize(const Encoding& to, bool keep_non_finite, std::optional<float> tensor_scale,
-                  const float* values, int64_t first, int64_t rows, int64_t cols,
-                  EncodedTensor* out) {
+  Status Quantize(size_t tensor, bool keep_non_finite, const float* values, int64_t first,
+                  int64_t rows, int64_t cols, EncodedTensor* out) {
+    const Encoding& to = job_.choices[tensor].encoding;
     if (keep_non_finite) {
       CastTile(to, values, rows, cols, out);
       return OkStatus();
     }
-    Status status =
-        QuantizeRtn(context_, to, values, rows, cols, {}, search_, out, job_.effort, tensor_scale);
+    Status status = QuantizeRtn(context_, to, values, rows, cols, ImportanceOf(tensor), search_,
+                                out, job_.effort, tensor_scales_[tensor]);
     if (status.ok()) return status;
     return LocateNonFinite(std::move(status).TakeError(), values, rows, cols, first);
   }
@@ -188,6 +204,9 @@ Status StreamTensors(const Context& context, const StreamJob& job, std::span<con
     report.method = !job.choices[i].quantize        ? (copy ? "copy" : "cast")
                     : job.method == Method::kMinMax ? "minmax"
                                                     : "rtn";
+    if (job.known != nullptr && job.choices[i].quantize && !copy) {
+      NoteWeighting(*job.known, i, &report);
+    }
     WeightError error;
     double seconds = 0;
     int64_t kept = 0;

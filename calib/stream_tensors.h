@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "calib/known_statistics.h"
 #include "calib/matrix_job.h"
 #include "lib/context.h"
 #include "lib/journal.h"
@@ -22,6 +23,7 @@ struct StreamJob {
   std::span<const Choice> choices;  // parallel to the source's tensors
   Method method = Method::kRtn;     // gptq and auto become rtn
   Effort effort = Effort::kNormal;
+  const KnownStatistics* known = nullptr;        // weighs rtn; of the same source; may be null
   TensorSink* sink = nullptr;                    // has begun with the same tensors
   Journal* journal = nullptr;                    // may be null: no record of single tiles
   std::vector<TensorReport>* reports = nullptr;  // parallel to the tensors

@@ -21,6 +21,7 @@ enum class UnitKind : uint32_t {
   kEmbedding = 3,  // the calibrated walk
   kLayer = 4,      // a: layer
   kHead = 5,
+  kInput = 8,  // a: input of a statistics file with Hessians
 };
 
 inline JournalUnit Unit(UnitKind kind, uint64_t a = 0, uint64_t b = 0) {

@@ -30,9 +30,10 @@ struct Command {
 std::span<const Command> Commands();
 
 extern const CommandSpec kInspectSpec, kConvertSpec, kQuantizeSpec, kEvalSpec, kCompareSpec;
-extern const CommandSpec kSplitSpec, kJoinSpec, kVerifySpec, kTypesSpec;
+extern const CommandSpec kSplitSpec, kJoinSpec, kVerifySpec, kTypesSpec, kCalibrateSpec;
 Result<int> RunInspect(const Invocation& invocation);
 Result<int> RunConvert(const Invocation& invocation);
+Result<int> RunCalibrate(const Invocation& invocation);
 Result<int> RunQuantize(const Invocation& invocation);
 Result<int> RunEval(const Invocation& invocation);
 Result<int> RunCompare(const Invocation& invocation);

@@ -19,9 +19,10 @@ namespace pennyweight {
 namespace {
 
 constexpr Command kCommands[] = {
-    {&kInspectSpec, RunInspect},   {&kVerifySpec, RunVerify}, {&kConvertSpec, RunConvert},
-    {&kQuantizeSpec, RunQuantize}, {&kEvalSpec, RunEval},     {&kCompareSpec, RunCompare},
-    {&kSplitSpec, RunSplit},       {&kJoinSpec, RunJoin},     {&kTypesSpec, RunTypes},
+    {&kInspectSpec, RunInspect},     {&kVerifySpec, RunVerify}, {&kConvertSpec, RunConvert},
+    {&kQuantizeSpec, RunQuantize},   {&kEvalSpec, RunEval},     {&kCompareSpec, RunCompare},
+    {&kSplitSpec, RunSplit},         {&kJoinSpec, RunJoin},     {&kTypesSpec, RunTypes},
+    {&kCalibrateSpec, RunCalibrate},
 };
 
 std::atomic<bool> g_cancel{false};

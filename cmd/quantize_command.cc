@@ -6,14 +6,15 @@
 #include <chrono>
 #include <map>
 
-#include "calib/builtin_text.h"
 #include "calib/quantize_model.h"
+#include "cmd/calibration_input.h"
 #include "cmd/commands.h"
 #include "cmd/dry_run.h"
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
 #include "cmd/output_run.h"
 #include "cmd/report_output.h"
+#include "cmd/statistics_weights.h"
 #include "cmd/strict_check.h"
 #include "formats/sinks.h"
 #include "lib/hash.h"
@@ -41,6 +42,9 @@ constexpr Flag kFlags[] = {
     {"--all-experts", "", "", "show every token to every expert; outputs stay the same"},
     {"--strict", "", "", "exit 1 when a matrix fell back or saw too few tokens"},
     {"--min-tokens", "", "N", "what --strict asks of every calibrated matrix (default: 512)"},
+    {"--imatrix", "", "FILE",
+     "importance matrix or statistics that weigh the rounding, instead of running the model; "
+     "repeatable: they are added up"},
     {"--tensor-type", "", "REGEX=TYPE", "type of the tensors that match; repeatable, first wins"},
     {"--keep", "", "REGEX", "leave the tensors that match as they are; repeatable"},
     {"--output-type", "", "TYPE", "type of the head"},
@@ -53,6 +57,7 @@ constexpr Flag kFlags[] = {
     {"--allow-nan", "", "",
      "quantize NaN and infinity as zero, and count them, instead of refusing"},
     {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
+    {"--strict", "", "", "exit 1 when a matrix could not be done as asked"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -91,6 +96,9 @@ struct Settings {
   bool all_experts = false;
   bool strict = false;
   int64_t min_tokens = kMinTokens;
+  std::vector<std::string> imatrix;
+  // --method auto with files instead of a text: rtn, weighted by them.
+  bool weighted_instead = false;
   std::vector<std::string> reports;
 };
 
@@ -125,6 +133,15 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   }
   s.min_tokens = min_tokens.value_or(kMinTokens);
   s.dry_run = arguments.Has("--dry-run");
+  s.imatrix = arguments.All("--imatrix");
+  if (!s.imatrix.empty() && s.method == Method::kMinMax) {
+    return Error(ErrorCode::kUsage, "minmax weighs nothing: --imatrix would do nothing")
+        .Hint("--method rtn");
+  }
+  if (!s.imatrix.empty() && s.method == Method::kAuto && !arguments.Has("--calib")) {
+    s.method = Method::kRtn;
+    s.weighted_instead = true;
+  }
   // A dry run replaces nothing, so that it may be asked about an output that is there.
   s.force = arguments.Has("--force") || s.dry_run;
   s.reports = arguments.All("--report");
@@ -168,6 +185,7 @@ bool NeedsCalibration(Method method) {
 
 // True when rounding will be weighted by what calibration measured.
 bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
+  if (!settings.imatrix.empty()) return true;
   return settings.method != Method::kMinMax &&
          (NeedsCalibration(settings.method) || arguments.Has("--calib")) &&
          RequireRunnable(model).ok();
@@ -306,7 +324,7 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
                                                bool quantizes) {
   const Arguments& arguments = invocation.arguments;
   const bool asked = arguments.Has("--calib");
-  if (!quantizes || (!asked && !NeedsCalibration(settings.method))) {
+  if (!quantizes || (!asked && (!NeedsCalibration(settings.method) || !settings.imatrix.empty()))) {
     return std::optional<Windows>();
   }
   const Status runnable = RequireRunnable(model);
@@ -320,21 +338,8 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
     error.hint = "use --method rtn, which does not run the model" + known;
     return error;
   }
-  std::string text;
-  WindowOptions options;
-  if (asked) {
-    PW_ASSIGN(text, ReadText(*arguments.Get("--calib")));
-    options.separator = Separator(arguments);
-  } else {
-    text = BuiltinCalibrationText();
-    options.separator = "\n<|endoftext|>\n";
-  }
-  PW_ASSIGN(options.context, ContextLength(arguments, *model.config));
-  PW_ASSIGN(const auto tokens, arguments.Integer("--tokens", 1, int64_t{1} << 32));
-  options.max_tokens = tokens.value_or(65536);
-  PW_ASSIGN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Create(*model.vocabulary));
-  PW_ASSIGN(Windows windows, MakeWindows(*tokenizer, *model.vocabulary, text, options));
-  return std::optional<Windows>(std::move(windows));
+  PW_ASSIGN(CalibrationInput input, ReadCalibration(arguments, model));
+  return std::optional<Windows>(std::move(input.windows));
 }
 
 // general.file_type of a type that is not a mix; llama.cpp has no number for integers.
@@ -362,6 +367,10 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
                         {"pennyweight.method", std::string(MethodName(settings.method))}};
+  // As llama.cpp writes it.
+  if (!settings.imatrix.empty()) {
+    options.provenance["quantize.imatrix.file"] = settings.imatrix.front();
+  }
   return RowOf(settings.layout).make(options);
 }
 
@@ -435,6 +444,14 @@ void NoteReplaced(const std::vector<TensorInfo>& stored, const FiniteSource& fin
   }
 }
 
+// Into the row of every matrix that was quantized.
+void NoteFallback(const std::string& what, Report* report) {
+  for (TensorReport& row : report->tensors) {
+    if (row.method != "rtn") continue;
+    row.fallback = row.fallback ? *row.fallback + "; " + what : what;
+  }
+}
+
 std::string Summary(const Settings& settings, const Report& report) {
   const ReportTotals& t = report.totals;
   std::string text = fmt::format("{}: {} -> {} ({:.2f} bits per weight), {:.1f} s, peak {}\n",
@@ -489,6 +506,15 @@ Result<int> RunQuantize(const Invocation& invocation) {
   const bool quantizes = std::any_of(choices.begin(), choices.end(),
                                      [](const Choice& choice) { return choice.quantize; });
   NoteChoices(model, choices, mix, &console);
+  PW_ASSIGN(const std::unique_ptr<StatisticsWeights> weights,
+            StatisticsWeights::Open(settings.imatrix, model,
+                                    settings.method == Method::kGptq && !arguments.Has("--calib")));
+  size_t missing = 0;
+  if (weights != nullptr) missing = weights->NoteUse(model, choices, &console);
+  if (settings.weighted_instead) {
+    console.Note(
+        "note: --imatrix without --calib: the model is not run, rtn is weighted by the file");
+  }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   if (settings.dry_run) {
     PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, nullptr));
@@ -496,12 +522,16 @@ Result<int> RunQuantize(const Invocation& invocation) {
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
     PrintPlan(settings.output, report, choices, &console);
-    return kExitDone;
+    return settings.strict && missing > 0 ? kExitFound : kExitDone;
   }
   PW_ASSIGN(const std::optional<Windows> windows,
             MakeCalibration(invocation, settings, model, quantizes));
   std::map<std::string, std::string> recipe;
   if (windows) recipe = {{"calibration", WindowsHash(*windows)}, {"instructions", ComputePath()}};
+  if (weights != nullptr) {
+    recipe["statistics"] = weights->Hash();
+    recipe["instructions"] = ComputePath();
+  }
   PW_ASSIGN(const OutputRun run,
             OutputRun::Begin(invocation, "quantize", settings.output, model, outputs, recipe));
 
@@ -513,6 +543,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   options.effort = settings.effort;
   options.all_experts = settings.all_experts;
   options.windows = windows ? &*windows : nullptr;
+  options.known = weights == nullptr ? nullptr : &weights->known();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
   const auto make = [&](Journal* journal) {
@@ -526,12 +557,17 @@ Result<int> RunQuantize(const Invocation& invocation) {
   };
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
+  if (settings.weighted_instead) {
+    NoteFallback("auto without --calib: rtn, weighted by --imatrix", &report);
+  }
   if (finite != nullptr) NoteReplaced(stored, *finite, &report, &console);
   report.totals.bytes_out = sink->TotalBytes();
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));
-  return settings.strict ? CheckStrict(settings, report, choices, &console) : kExitDone;
+  if (!settings.strict) return kExitDone;
+  const int code = CheckStrict(settings, report, choices, &console);
+  return missing > 0 ? kExitFound : code;
 }
 
 }  // namespace pennyweight

@@ -41,6 +41,7 @@ inline constexpr uint64_t kJournalBytes = 256u << 20;
 inline constexpr uint64_t kVocabulary = 1u << 24;   // tokens
 inline constexpr uint64_t kTokenBytes = 1u << 16;   // one token's text
 inline constexpr uint64_t kTextBytes = 1ull << 32;  // calibration and evaluation texts
+inline constexpr uint64_t kStatisticsDirectoryBytes = 256u << 20;  // of a statistics file
 inline constexpr int64_t kLayers = 4096;
 inline constexpr int64_t kExperts = 4096;       // of one layer
 inline constexpr int64_t kDimension = 1 << 24;  // hidden size, heads, rows of a matrix

@@ -1,10 +1,14 @@
 // Writes small well-formed inputs for every fuzzer: make_seeds FOLDER puts them into
 // FOLDER/<fuzzer>/. The corpora in testdata/fuzz/ grew from these (scripts/fuzz.sh --merge).
+#include <fmt/format.h>
+#include <zstd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include "formats/statistics_layout.h"
 #include "lib/file.h"
 #include "lib/journal.h"
 #include "tests/formats/gguf_builder.h"
@@ -93,6 +97,50 @@ void AddIndex(Seeds* seeds) {
                       R"("c":"model-00002-of-00002.safetensors"}})");
   seeds->Add("index", R"({"weight_map":{"c":"model-00002-of-00002.safetensors"}})");
   seeds->Add("index", R"({"weight_map":{"c":"link.safetensors","d":"../x","e":"/etc/passwd"}})");
+}
+
+// Every kind of file with activation statistics.
+void AddStatistics(Seeds* seeds) {
+  GgufBytes imatrix;
+  imatrix.Start(4, 3).Text("general.type", "imatrix").U32("imatrix.chunk_size", 512);
+  imatrix.ArrayStart("imatrix.datasets", 8, 1).Str("a.txt");
+  imatrix.Tensor("blk.0.attn_q.weight.in_sum2", {8}, 0, 0);
+  imatrix.Tensor("blk.0.attn_q.weight.counts", {1}, 0, 32);
+  imatrix.Tensor("blk.0.ffn_up_exps.weight.in_sum2", {4, 3}, 0, 64);
+  imatrix.Tensor("blk.0.ffn_up_exps.weight.counts", {1, 3}, 0, 128).Align();
+  for (int i = 0; i < 40; ++i) imatrix.Put<float>(static_cast<float>(i % 7));
+  seeds->Add("statistics", imatrix.text);
+
+  GgufBytes legacy;
+  legacy.Put<int32_t>(1).Put<int32_t>(19).Raw("blk.0.attn_q.weight");
+  legacy.Put<int32_t>(2).Put<int32_t>(3).Put(1.5f).Put(2.0f).Put(0.0f);
+  legacy.Put<int32_t>(7).Put<int32_t>(5).Raw("a.txt");
+  seeds->Add("statistics", legacy.text);
+
+  // Two channels: sums, then a Hessian of three numbers in planes of bytes, one zstd frame.
+  GgufBytes own;
+  own.Put(2.0).Put(3.0).Put(-1.0).Put(0.5).Put(1.0).Put(1.5).Put(0.9f).Put(1.2f);
+  const std::string sums = own.text;
+  const std::string triangle = GgufBytes().Put(2.0f).Put(-0.5f).Put(3.0f).text;
+  std::string planes;
+  for (size_t b = 0; b < 4; ++b) {
+    for (size_t i = 0; i < 3; ++i) planes += triangle[4 * i + b];
+  }
+  std::string frame(ZSTD_compressBound(planes.size()), '\0');
+  frame.resize(ZSTD_compress(frame.data(), frame.size(), planes.data(), planes.size(), 1));
+  const std::string directory = fmt::format(
+      R"({{"model":"","window":4,"windows":2,"texts":[{{"name":"t","hash":"","tokens":8}}],)"
+      R"("inputs":[{{"weights":["q","k"],"width":2,"tokens":8,"moments":true,)"
+      R"("sums":{{"offset":48,"hash":"{}"}},)"
+      R"("hessian":{{"offset":{},"hash":"{}","blocks":[{}]}}}}]}})",
+      HashText(HashBytes(sums.data(), sums.size())), 48 + sums.size(),
+      HashText(HashBytes(triangle.data(), triangle.size())), frame.size());
+  GgufBytes file;
+  file.Raw(std::string_view("PWSTATS\0", 8)).Put<uint32_t>(1).Put<uint32_t>(0);
+  file.Put<uint64_t>(48 + sums.size() + frame.size()).Put<uint64_t>(directory.size());
+  const Hash128 hash = HashBytes(directory.data(), directory.size());
+  file.Put(hash[0]).Put(hash[1]).Raw(sums).Raw(frame).Raw(directory);
+  seeds->Add("statistics", file.text);
 }
 
 // The records that a stopped run leaves, and one of no known kind.
@@ -269,6 +317,7 @@ int main(int argc, char** argv) {
   pennyweight::AddQuantized(&seeds);
   pennyweight::AddIndex(&seeds);
   pennyweight::AddJournal(&seeds);
+  pennyweight::AddStatistics(&seeds);
   pennyweight::AddGguf(&seeds);
   pennyweight::AddZip(&seeds);
   pennyweight::AddPytorch(&seeds);
