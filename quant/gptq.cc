@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +14,7 @@
 #include "lib/linalg.h"
 #include "lib/parallel.h"
 #include "quant/gptq_block.h"
+#include "quant/gptq_plan.h"
 #include "quant/gptq_sweep.h"
 #include "quant/lanes.h"
 #include "quant/method.h"
@@ -24,100 +23,51 @@
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kRowsPerTask = 64;  // constants of the algorithm, not of the machine
-constexpr int64_t kPanel = 256;       // columns between two matrix products
-constexpr int kPasses = 3;            // fits of one block
-
-// What all tasks share: the factor, taken apart. Everything is in the order of coding.
-struct Factor {
-  const float* r;
-  int64_t k;
-  std::vector<float> inverse_diagonal;  // 1 / R[j,j]
-  std::vector<float> importance;        // ScaleImportance
-  std::vector<int32_t> order;           // column of each place; empty: as stored
-  std::vector<int32_t> places;          // of the column in its block
-  std::vector<int32_t> blocks;          // where each block is stored
-
-  CodedColumns Columns(int64_t block) const {
-    return {r + block * k + block, k, inverse_diagonal.data() + block, importance.data() + block,
-            places.data() + block};
-  }
-};
-
-Result<Factor> TakeApart(const HessianFactor& given, const BlockGrid& grid) {
-  Factor factor{given.r, given.k, {}, {}, {}, {}, {}};
-  factor.order.assign(given.order.begin(), given.order.end());
-  const int64_t width = grid.block();
-  std::vector<float> diagonal;
-  std::vector<bool> seen(static_cast<size_t>(given.k));
-  for (int64_t j = 0; j < given.k; ++j) {
-    diagonal.push_back(given.r[j * given.k + j]);
-    factor.inverse_diagonal.push_back(1.0f / diagonal.back());
-    const auto column = [&](int64_t at) {
-      return factor.order.empty() ? at : int64_t{factor.order[static_cast<size_t>(at)]};
-    };
-    const int64_t c = column(j);
-    bool fits = c >= 0 && c < given.k && !seen[static_cast<size_t>(c)];
-    for (const int64_t run : {width, grid.sub_block()}) {
-      fits = fits && c / run == column(j / run * run) / run;
-    }
-    fits = fits && c % grid.unit() == j % grid.unit();
-    if (!fits) return Error(ErrorCode::kUnsupported, "the order takes columns out of their blocks");
-    seen[static_cast<size_t>(c)] = true;
-    factor.places.push_back(static_cast<int32_t>(c % width));
-    if (j % width == 0) factor.blocks.push_back(static_cast<int32_t>(c / width));
-  }
-  factor.importance = ScaleImportance(diagonal, factor.places, width);
-  return factor;
-}
-
+constexpr int64_t kRowsPerTask = 64;  // a constant of the algorithm, not of the machine
 // The rows of one task, quantized together in groups of kLanes.
 class RowBlock {
  public:
-  RowBlock(const Context& context, const Encoding& encoding, const Factor& factor,
-           const SweepPlan* sweeps, const float* w, int64_t first, int64_t rows, EncodedTensor* out,
-           Effort effort)
+  RowBlock(const Context& context, const GptqPlan& plan, const float* w, int64_t first,
+           int64_t rows, EncodedTensor* out)
       : context_(context),
-        encoding_(encoding),
-        factor_(factor),
-        plan_(sweeps),
-        cols_(factor.k),
+        plan_(plan),
+        cols_(plan.k()),
         first_(first),
         rows_(rows),
         out_(out),
-        effort_(effort),
-        coder_(encoding, cols_, effort),
+        coder_(plan.encoding(), cols_, plan.effort()),
         width_(coder_.width()),
+        span_(width_ > kGptqPanel ? width_ : kGptqPanel / width_ * width_),
         w_(static_cast<size_t>(rows * cols_)),
-        errors_(static_cast<size_t>(kRowsPerTask * cols_)) {
+        errors_(static_cast<size_t>(kRowsPerTask * cols_)),
+        sums_(static_cast<size_t>(kRowsPerTask * span_)),
+        weights_(span_ * kLanes),
+        lane_sums_(span_ * kLanes),
+        lane_errors_(span_ * kLanes),
+        lane_values_(span_ * kLanes) {
     CopyWeights(w);
     for (int64_t i = 0; i < Groups() * (cols_ / width_); ++i) {
-      grids_.push_back(MakeGrid(encoding, cols_, effort));
+      grids_.push_back(MakeGrid(plan.encoding(), cols_, plan.effort()));
     }
-    span_ = width_ > kPanel ? width_ : kPanel / width_ * width_;
-    sums_.resize(static_cast<size_t>(kRowsPerTask * span_));
-    weights_ = LaneArray<float>(span_ * kLanes);
-    lane_sums_ = LaneArray<float>(span_ * kLanes);
-    lane_errors_ = LaneArray<float>(std::max(kPanel, width_) * kLanes);
-    if (width_ > kPanel) {
-      attempt_.targets = LaneArray<float>(kPanel * kLanes);
-      attempt_.values = LaneArray<float>(kPanel * kLanes);
+    if (width_ > kGptqPanel) {
+      attempt_.targets = LaneArray<float>(kGptqPanel * kLanes);
+      attempt_.values = LaneArray<float>(kGptqPanel * kLanes);
     }
-    if (plan_ != nullptr) values_ = LaneArray<float>(Groups() * cols_ * kLanes);
+    if (plan_.sweeps() != nullptr) values_ = LaneArray<float>(Groups() * cols_ * kLanes);
   }
 
-  Status Run(int sweeps) {
+  Status Run() {
     for (int64_t at = 0; at < cols_; at += span_) {
       if (context_.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
       const int64_t end = std::min(cols_, at + span_);
       AddEarlier(0, at, at, end, at);
-      if (width_ > kPanel) {
+      if (width_ > kGptqPanel) {
         LongBlock(at, end);
       } else {
         for (int64_t group = 0; group < Groups(); ++group) ShortBlocks(group, at, end);
       }
     }
-    if (plan_ != nullptr) PW_TRY(Sweep(sweeps));
+    if (plan_.sweeps() != nullptr) PW_TRY(Sweep());
     Store();
     return OkStatus();
   }
@@ -136,14 +86,10 @@ class RowBlock {
   // In the order of coding.
   void CopyWeights(const float* w) {
     w += first_ * cols_;
-    if (factor_.order.empty()) {
-      std::copy_n(w, rows_ * cols_, w_.data());
-      return;
-    }
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t j = 0; j < cols_; ++j) {
         w_[static_cast<size_t>(r * cols_ + j)] =
-            w[r * cols_ + factor_.order[static_cast<size_t>(j)]];
+            w[r * cols_ + plan_.order()[static_cast<size_t>(j)]];
       }
     }
   }
@@ -160,7 +106,7 @@ class RowBlock {
     args.k = k1 - k0;
     args.a = errors_.data() + k0;
     args.a_stride = cols_;
-    args.b = factor_.r + k0 * cols_ + c0;
+    args.b = plan_.r() + k0 * cols_ + c0;
     args.b_stride = cols_;
     args.c = sums_.data() + (c0 - span);
     args.c_stride = span_;
@@ -174,20 +120,18 @@ class RowBlock {
     float* errors = lane_errors_.data();
     for (int64_t i = 0; i < n * kLanes; ++i) errors[i] = w[i] - values[i];
     StoreLanes(errors, Count(group), n, Errors(group) + c, cols_);
-    if (plan_ != nullptr) std::copy_n(values, n * kLanes, Values(group) + c * kLanes);
+    if (plan_.sweeps() != nullptr) std::copy_n(values, n * kLanes, Values(group) + c * kLanes);
   }
 
   void ShortBlocks(int64_t group, int64_t from, int64_t end) {
     LoadLanes(Weights(group) + from, cols_, Count(group), end - from, weights_.data());
     LoadLanes(Sums(group), span_, Count(group), end - from, lane_sums_.data());
-    LaneMask all;
-    all.fill(true);
     for (int64_t block = from; block < end; block += width_) {
       const int64_t at = (block - from) * kLanes;
-      const CodedColumns columns = factor_.Columns(block);
-      coder_.FitAndCode(columns, weights_.data() + at, lane_sums_.data() + at, kPasses);
-      coder_.Take(all, Grid(group, block));
-      Keep(group, block, width_, weights_.data() + at, coder_.values());
+      const CodedColumns columns = plan_.Columns(block);
+      coder_.FitAndCode(columns, weights_.data() + at, lane_sums_.data() + at, Grid(group, block),
+                        lane_values_.data());
+      Keep(group, block, width_, weights_.data() + at, lane_values_.data());
       for (int64_t c = 0; c < width_; ++c) {
         AddOuter(lane_errors_.data() + c * kLanes, columns.r + c * cols_ + width_,
                  end - block - width_, lane_sums_.data() + at + width_ * kLanes);
@@ -197,17 +141,18 @@ class RowBlock {
 
   // A block longer than a panel: scales are fitted once, then panel by panel for all rows.
   void LongBlock(int64_t block, int64_t end) {
-    const CodedColumns columns = factor_.Columns(block);
+    const CodedColumns columns = plan_.Columns(block);
     for (int64_t group = 0; group < Groups(); ++group) {
       LoadLanes(Weights(group) + block, cols_, Count(group), width_, weights_.data());
       LoadLanes(Sums(group), span_, Count(group), width_, lane_sums_.data());
       float* targets = lane_errors_.data();
       BlockCoder::Targets(weights_.data(), lane_sums_.data(), columns, width_, targets);
-      Grid(group, block)->BeginBlock(coder_.Stored(targets, columns.places, width_),
-                                     columns.importance, ScaleSearch::kSearch);
+      Grid(group, block)
+          ->BeginBlock(coder_.Stored(targets, columns.places, width_), columns.importance,
+                       ScaleSearch::kSearch);
     }
-    for (int64_t c0 = block; c0 < end; c0 += kPanel) {
-      const int64_t n = std::min(end, c0 + kPanel) - c0;
+    for (int64_t c0 = block; c0 < end; c0 += kGptqPanel) {
+      const int64_t n = std::min(end, c0 + kGptqPanel) - c0;
       if (c0 > block) AddEarlier(block, c0, c0, c0 + n, block);
       for (int64_t group = 0; group < Groups(); ++group) {
         LoadLanes(Weights(group) + c0, cols_, Count(group), n, weights_.data());
@@ -219,18 +164,18 @@ class RowBlock {
     }
   }
 
-  Status Sweep(int sweeps) {
+  Status Sweep() {
     // From the errors e to u = e R in place: from the right, since R is upper triangular.
-    std::vector<float> panel(static_cast<size_t>(kRowsPerTask * kPanel));
-    for (int64_t begin = (cols_ - 1) / kPanel * kPanel; begin >= 0; begin -= kPanel) {
-      const int64_t n = std::min(kPanel, cols_ - begin);
+    std::vector<float> panel(static_cast<size_t>(kRowsPerTask * kGptqPanel));
+    for (int64_t begin = (cols_ - 1) / kGptqPanel * kGptqPanel; begin >= 0; begin -= kGptqPanel) {
+      const int64_t n = std::min(kGptqPanel, cols_ - begin);
       GemmNnArgs args;
       args.m = kRowsPerTask;
       args.n = n;
       args.k = begin + n;
       args.a = errors_.data();
       args.a_stride = cols_;
-      args.b = factor_.r + begin;
+      args.b = plan_.r() + begin;
       args.b_stride = cols_;
       args.c = panel.data();
       args.c_stride = n;
@@ -246,8 +191,8 @@ class RowBlock {
       groups.push_back({grids.subspan(static_cast<size_t>(group) * blocks, blocks), Values(group),
                         Count(group)});
     }
-    return GptqSweep(context_, encoding_, *plan_, kRowsPerTask, effort_)
-        .Run(groups, sweeps, errors_.data());
+    return GptqSweep(context_, plan_.encoding(), *plan_.sweeps(), kRowsPerTask, plan_.effort())
+        .Run(groups, plan_.sweep_count(), errors_.data());
   }
 
   void Store() {
@@ -257,59 +202,50 @@ class RowBlock {
       for (int64_t block = 0; block < cols_; block += width_) {
         Grid(group, block)->Pack(packed.data());
         StorePackedLanes(packed.data(), bytes, first_ + group * kLanes, Count(group),
-                         factor_.blocks[static_cast<size_t>(block / width_)], out_);
+                         plan_.blocks()[static_cast<size_t>(block / width_)], out_);
       }
     }
   }
 
   const Context& context_;
-  const Encoding& encoding_;
-  const Factor& factor_;
-  const SweepPlan* plan_;  // nullptr: no sweeps
+  const GptqPlan& plan_;
   const int64_t cols_;
   const int64_t first_, rows_;
   EncodedTensor* out_;
-  const Effort effort_;
   BlockCoder coder_;
   const int64_t width_;  // columns of a block
-  int64_t span_ = 0;     // columns of a span: whole blocks
+  const int64_t span_;   // columns of a span: whole blocks
   std::vector<float> w_;
   std::vector<std::unique_ptr<BlockGrid>> grids_;  // [groups, blocks]: codes and scales
   std::vector<float> errors_;                      // [kRowsPerTask, cols]: w - q
   std::vector<float> sums_;                        // [kRowsPerTask, span]: sum of e_k R[k,j]
-  LaneArray<float> weights_, lane_sums_;           // [span] of one group
-  LaneArray<float> lane_errors_;
-  LaneArray<float> values_;  // [groups, cols]
+  LaneArray<float> weights_, lane_sums_, lane_errors_, lane_values_;  // [span] of one group
+  LaneArray<float> values_;  // [groups, cols], where sweeps follow
   Attempt attempt_;          // of a panel of a long block
 };
 
-int SweepsOf(Effort effort) {
-  if (getenv("PW_SWEEPS")) return atoi(getenv("PW_SWEEPS"));
-  return effort == Effort::kFast ? 0 : effort == Effort::kNormal ? 2 : 6;
-}
-
 }  // namespace
 
-Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
-                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out, Effort effort) {
-  const auto probe = MakeGrid(encoding, cols, effort);
-  if (probe == nullptr) {
-    return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
-                                              " columns cannot be written as " + encoding.Name());
-  }
-  PW_ASSIGN(const Factor shared, TakeApart(factor, *probe));
-  const int sweeps = SweepsOf(effort);
-  std::optional<SweepPlan> plan;
-  if (sweeps > 0) plan.emplace(context, factor.r, shared.places, *probe);
-  *out = EncodedTensor::Allocate(encoding, rows, cols);
+Status QuantizeGptq(const Context& context, const GptqPlan& plan, const float* w, int64_t rows,
+                    EncodedTensor* out) {
+  const int64_t cols = plan.k();
+  *out = EncodedTensor::Allocate(plan.encoding(), rows, cols);
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
     const int64_t first = task * kRowsPerTask;
     const int64_t count = std::min(kRowsPerTask, rows - first);
     for (int64_t r = first; r < first + count; ++r) PW_TRY(CheckFiniteRow(w + r * cols, cols, r));
-    return RowBlock(context, encoding, shared, plan ? &*plan : nullptr, w, first, count, out,
-                    effort)
-        .Run(sweeps);
+    return RowBlock(context, plan, w, first, count, out).Run();
   });
+}
+
+Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
+                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out, Effort effort) {
+  if (factor.k != cols) {
+    return Error(ErrorCode::kUnsupported, "a factor of " + std::to_string(factor.k) +
+                                              " columns for rows of " + std::to_string(cols));
+  }
+  PW_ASSIGN(const auto plan, GptqPlan::Make(context, encoding, factor, effort));
+  return QuantizeGptq(context, *plan, w, rows, out);
 }
 
 }  // namespace pennyweight

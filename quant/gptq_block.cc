@@ -8,8 +8,6 @@ namespace pennyweight {
 namespace {
 
 constexpr int64_t kMaxUnit = 8;
-// Longer blocks are coded in parts, and never by FitAndCode.
-constexpr int64_t kMostFitted = 256;
 
 }  // namespace
 
@@ -26,8 +24,7 @@ std::vector<float> ScaleImportance(std::span<const float> diagonal, std::span<co
 BlockCoder::BlockCoder(const Encoding& encoding, int64_t cols, Effort effort) {
   grids_.push_back(MakeGrid(encoding, cols, effort));
   width_ = grids_[0]->block();
-  if (width_ > kMostFitted) {
-    sub_weights_ = LaneArray<float>(kMaxUnit * kLanes);
+  if (width_ > kGptqPanel) {
     stored_ = LaneArray<float>(width_ * kLanes);
     return;
   }
@@ -116,15 +113,16 @@ void BlockCoder::Code(BlockGrid* grid, const CodedColumns& columns, int64_t c0, 
   }
 }
 
-void BlockCoder::FitAndCode(const CodedColumns& columns, const float* w, const float* sums,
-                            int passes) {
+std::array<double, kLanes> BlockCoder::FitAndCode(const CodedColumns& columns, const float* w,
+                                                  const float* sums, BlockGrid* grid,
+                                                  float* values) {
   const bool subs = sub_block() < width_;
   float* next = fit_weights_.data();
   Targets(w, sums, columns, width_, next);
   LaneMask alive;
   alive.fill(true);
   best_.fill(0);
-  for (size_t pass = 0; pass < static_cast<size_t>(passes); ++pass) {
+  for (size_t pass = 0; pass < kPasses; ++pass) {
     Attempt& attempt = attempts_[pass];
     grids_[pass]->BeginBlock(Stored(next, columns.places, width_), columns.importance,
                              ScaleSearch::kSearch);
@@ -143,24 +141,17 @@ void BlockCoder::FitAndCode(const CodedColumns& columns, const float* w, const f
     }
     if (!any) break;
   }
-}
-
-const float* BlockCoder::values() {
   for (size_t pass = 0; pass < kPasses; ++pass) {
     LaneMask lanes;
-    for (size_t l = 0; l < kLanes; ++l) lanes[l] = best_[l] == pass;
-    TakeLanes(attempts_[pass].values.data(), width_, lanes, stored_.data());
-  }
-  return stored_.data();
-}
-
-void BlockCoder::Take(const LaneMask& lanes, BlockGrid* grid) const {
-  for (size_t pass = 0; pass < kPasses; ++pass) {
-    LaneMask taken;
     bool any = false;
-    for (size_t l = 0; l < kLanes; ++l) any |= taken[l] = lanes[l] && best_[l] == pass;
-    if (any) grid->TakeLanes(*grids_[pass], taken);
+    for (size_t l = 0; l < kLanes; ++l) any |= lanes[l] = best_[l] == pass;
+    if (!any) continue;
+    grid->TakeLanes(*grids_[pass], lanes);
+    TakeLanes(attempts_[pass].values.data(), width_, lanes, values);
   }
+  std::array<double, kLanes> loss;
+  for (size_t l = 0; l < kLanes; ++l) loss[l] = attempts_[best_[l]].loss[l];
+  return loss;
 }
 
 }  // namespace pennyweight

@@ -16,6 +16,7 @@
 #include <span>
 #include <vector>
 
+#include "quant/gptq_order.h"
 #include "quant/grid.h"
 #include "quant/lanes.h"
 
@@ -72,19 +73,16 @@ class BlockCoder {
                       float* targets);
 
   // Fits the scales of one block and codes it; the targets that its columns turned out to have are
-  // known only then, so the scales are fitted again to those, at most `passes` times in all. Each
-  // row keeps its attempt of least loss, and drops out when another fit does not improve it.
-  // sums[width]: what columns before the block add.
-  void FitAndCode(const CodedColumns& columns, const float* w, const float* sums, int passes);
-
-  // What the last FitAndCode found: |(t - q) R|^2 of each lane; its values [width][kLanes], until
-  // the next call; its codes and scales, into `grid` where `lanes` says so.
-  double loss(size_t lane) const { return attempts_[best_[lane]].loss[lane]; }
-  const float* values();
-  void Take(const LaneMask& lanes, BlockGrid* grid) const;
+  // known only then, so the scales are fitted again to those, a few times. Each row keeps its
+  // attempt of least loss, and drops out when another fit does not improve it. sums[width]: what
+  // columns before the block add. The result goes to `grid`, and values[width][kLanes].
+  // Returns |(t - q) R|^2 of each lane.
+  // Precondition: width() <= kGptqPanel.
+  std::array<double, kLanes> FitAndCode(const CodedColumns& columns, const float* w,
+                                        const float* sums, BlockGrid* grid, float* values);
 
  private:
-  static constexpr size_t kPasses = 3;
+  static constexpr size_t kPasses = 3;  // fits of one block
 
   void UnitTargets(const CodedColumns& columns, const float* w, const float* sums, int64_t unit,
                    float* t) const;

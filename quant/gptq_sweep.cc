@@ -2,17 +2,14 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 
 #include "lib/linalg.h"
 
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kPanel = 256;
 // Rounds over the single columns of a panel before its moves are told to the others.
-const int kRounds = getenv("PW_ROUNDS") ? atoi(getenv("PW_ROUNDS")) : 4;
-const int kRecode = getenv("PW_RECODE") ? atoi(getenv("PW_RECODE")) : 3;
+constexpr int kRounds = 4;
 // What counts as an improvement beside rounding errors.
 constexpr double kLower = 1 - 1e-5;
 
@@ -21,12 +18,8 @@ constexpr double kLower = 1 - 1e-5;
 SweepPlan::SweepPlan(const Context& context, const float* r, std::span<const int32_t> places,
                      const BlockGrid& grid)
     : r_(r), places_(places) {
-  const int64_t block = grid.block();
-  const int64_t span = block > kPanel ? block : kPanel / block * block;
-  for (int64_t from = 0; from < k(); from += span) {
-    const int64_t to = std::min(k(), from + span);
-    for (int64_t c = from; c < to; c += kPanel) panels_.push_back({c, std::min(to, c + kPanel), {}, {}, {}});
-  }
+  const int64_t width = GptqPanel(grid);
+  for (int64_t c = 0; c < k(); c += width) panels_.push_back({c, std::min(k(), c + width), {}, {}});
   for (Panel& panel : panels_) {
     const int64_t n = panel.end - panel.begin;
     most_columns_ = std::max(most_columns_, n);
@@ -42,14 +35,11 @@ SweepPlan::SweepPlan(const Context& context, const float* r, std::span<const int
     args.c = panel.h.data();
     args.c_stride = n;
     Gemm(context, args);
-    if (block > kPanel) continue;
-    AddRegions(context, block, &panel, &panel.blocks);
-    if (grid.sub_block() < block) AddRegions(context, grid.sub_block(), &panel, &panel.sub_blocks);
+    if (grid.block() <= kGptqPanel) AddRegions(context, grid.sub_block(), &panel);
   }
 }
 
-void SweepPlan::AddRegions(const Context& context, int64_t width, Panel* panel,
-                           std::vector<Region>* out) {
+void SweepPlan::AddRegions(const Context& context, int64_t width, Panel* panel) {
   const int64_t n = panel->end - panel->begin;
   for (int64_t begin = 0; begin < n; begin += width) {
     Region region{begin, width, {}, {}, {}};
@@ -70,7 +60,7 @@ void SweepPlan::AddRegions(const Context& context, int64_t width, Panel* panel,
     const int32_t first = *std::min_element(at, at + width);
     for (int64_t j = 0; j < width; ++j) places.push_back(at[j] - first);
     region.importance = ScaleImportance(diagonal, places, width);
-    out->push_back(std::move(region));
+    panel->regions.push_back(std::move(region));
   }
 }
 
@@ -83,7 +73,8 @@ GptqSweep::GptqSweep(const Context& context, const Encoding& encoding, const Swe
       trial_(MakeGrid(encoding, plan.k(), effort)),
       slopes_(static_cast<size_t>(task_rows * plan.most_columns())),
       moves_(slopes_.size()) {
-  for (LaneArray<float>* a : {&g_, &before_, &targets_, &zeros_, &sums_, &attempt_.targets, &attempt_.values}) {
+  for (LaneArray<float>* a :
+       {&g_, &before_, &targets_, &zeros_, &sums_, &attempt_.targets, &attempt_.values}) {
     *a = LaneArray<float>(plan.most_columns() * kLanes);
   }
 }
@@ -151,10 +142,7 @@ BlockGrid* GptqSweep::GridOf(const Panel& panel, const SweepGroup& group, int64_
 
 bool GptqSweep::MoveGroup(const Panel& panel, const SweepGroup& group) {
   const int64_t n = panel.end - panel.begin;
-  if (kRecode & 1)
-    for (const Region& region : panel.blocks) Recode(panel, region, group, true);
-  if (kRecode & 2)
-    for (const Region& region : panel.sub_blocks) Recode(panel, region, group, false);
+  for (const Region& region : panel.regions) Recode(panel, region, group);
   if (coder_.unit() == 1) {
     for (int round = 0; round < kRounds && MoveColumns(panel, group); ++round) {
     }
@@ -164,12 +152,12 @@ bool GptqSweep::MoveGroup(const Panel& panel, const SweepGroup& group) {
 }
 
 // t = q + g (R R^T)^-1, and what q costs: |(t - q) R|^2.
-double GptqSweep::Solve(const Region& region, const float* q, float* t, double* loss) {
+void GptqSweep::Solve(const Region& region, const float* q, float* t, double* loss) {
   const int64_t n = region.n;
   const float* g = g_.data() + region.begin * kLanes;
   std::fill_n(loss, kLanes, 0.0);
   // z R^T = g from the last column on, in t; then (t - q) R = z.
-  float column[kPanel];
+  float column[kGptqPanel];
   std::copy_n(g, n * kLanes, t);
   for (int64_t j = n - 1; j >= 0; --j) {
     float* z = t + j * kLanes;
@@ -192,32 +180,31 @@ double GptqSweep::Solve(const Region& region, const float* q, float* t, double* 
     AddOuter(minus, region.r.data() + j * n + j + 1, n - j - 1, z + kLanes);
   }
   for (int64_t i = 0; i < n * kLanes; ++i) t[i] += q[i];
-  return 0;
 }
 
-void GptqSweep::Recode(const Panel& panel, const Region& region, const SweepGroup& group,
-                       bool whole) {
+void GptqSweep::Recode(const Panel& panel, const Region& region, const SweepGroup& group) {
   const float* q = group.values + (panel.begin + region.begin) * kLanes;
   const int32_t* places = plan_.places() + panel.begin + region.begin;
   double before[kLanes];
   Solve(region, q, targets_.data(), before);
   const CodedColumns columns = region.Columns(places);
   BlockGrid* grid = GridOf(panel, group, region.begin);
+  std::array<double, kLanes> after;
   LaneMask better;
-  if (whole) {
-    coder_.FitAndCode(columns, targets_.data(), zeros_.data(), 2);
-    for (size_t l = 0; l < kLanes; ++l) better[l] = coder_.loss(l) < before[l] * kLower;
-    coder_.Take(better, grid);
-    Accept(panel, region, better, coder_.values(), group);
-    return;
+  if (region.n < coder_.width()) {
+    better.fill(true);
+    trial_->TakeLanes(*grid, better);
+    const float* stored = coder_.Stored(targets_.data(), places, region.n);
+    trial_->BeginSubBlock(places[0] / region.n, stored, columns.importance);
+    std::copy_n(zeros_.data(), region.n * kLanes, sums_.data());
+    coder_.Code(trial_.get(), columns, 0, region.n, targets_.data(), sums_.data(), false,
+                &attempt_);
+    after = attempt_.loss;
+  } else {
+    after = coder_.FitAndCode(columns, targets_.data(), zeros_.data(), trial_.get(),
+                              attempt_.values.data());
   }
-  better.fill(true);
-  trial_->TakeLanes(*grid, better);
-  const int64_t s = places[0] / region.n;
-  trial_->BeginSubBlock(s, coder_.Stored(targets_.data(), places, region.n), columns.importance);
-  std::copy_n(zeros_.data(), region.n * kLanes, sums_.data());
-  coder_.Code(trial_.get(), columns, 0, region.n, targets_.data(), sums_.data(), false, &attempt_);
-  for (size_t l = 0; l < kLanes; ++l) better[l] = attempt_.loss[l] < before[l] * kLower;
+  for (size_t l = 0; l < kLanes; ++l) better[l] = after[l] < before[l] * kLower;
   grid->TakeLanes(*trial_, better);
   Accept(panel, region, better, attempt_.values.data(), group);
 }

@@ -16,6 +16,7 @@
 #include "lib/context.h"
 #include "lib/result.h"
 #include "quant/gptq_block.h"
+#include "quant/gptq_order.h"
 #include "quant/grid.h"
 
 namespace pennyweight {
@@ -39,7 +40,8 @@ class SweepPlan {
   struct Panel {
     int64_t begin, end;
     std::vector<float> h;  // [end - begin, end - begin]: this diagonal block of H
-    std::vector<Region> blocks, sub_blocks;
+    // The sub-blocks, or blocks of types with one level; none of a block longer than a panel.
+    std::vector<Region> regions;
   };
   const std::vector<Panel>& panels() const { return panels_; }
   const float* r() const { return r_; }
@@ -48,7 +50,7 @@ class SweepPlan {
   int64_t most_columns() const { return most_columns_; }  // of a panel
 
  private:
-  void AddRegions(const Context& context, int64_t width, Panel* panel, std::vector<Region>* out);
+  void AddRegions(const Context& context, int64_t width, Panel* panel);
 
   const float* r_;
   std::span<const int32_t> places_;
@@ -79,8 +81,8 @@ class GptqSweep {
 
   bool MovePanel(const Panel& panel, std::span<const SweepGroup> groups, float* u);
   bool MoveGroup(const Panel& panel, const SweepGroup& group);
-  double Solve(const Region& region, const float* q, float* t, double* loss);
-  void Recode(const Panel& panel, const Region& region, const SweepGroup& group, bool whole);
+  void Solve(const Region& region, const float* q, float* t, double* loss);
+  void Recode(const Panel& panel, const Region& region, const SweepGroup& group);
   void Accept(const Panel& panel, const Region& region, const LaneMask& lanes, const float* values,
               const SweepGroup& group);
   bool MoveColumns(const Panel& panel, const SweepGroup& group);
