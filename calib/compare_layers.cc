@@ -53,8 +53,8 @@ Result<std::vector<LayerReport>> CompareLayers(const Context& context, const Mod
                                                const std::string& scratch_dir) {
   const ModelConfig& a = *original.config;
   const ModelConfig& b = *other.config;
-  if (original.family != other.family || a.hidden_size != b.hidden_size || a.layers != b.layers ||
-      a.vocab_size != b.vocab_size) {
+  if (!SameComputation(*original.family, *other.family) || a.hidden_size != b.hidden_size ||
+      a.layers != b.layers || a.vocab_size != b.vocab_size) {
     return Error(ErrorCode::kConfigInvalid,
                  "the two models differ in family, hidden size, layers or vocabulary");
   }

@@ -37,10 +37,12 @@ bool IsOtherFloat(DType dtype) {
   }
 }
 
-// llama.cpp computes with norms and biases in f32 only.
+// llama.cpp computes with norms and biases in f32 only, and its converter keeps routers in f32, so
+// that no rounding of activations chooses other experts.
 bool IsF32InGguf(const Model& model, const TensorInfo& info) {
   const Role role = DescribeTensor(model, info).role;
-  return role == Role::kNorm || role == Role::kBias || info.shape.size() < 2;
+  return role == Role::kNorm || role == Role::kBias || role == Role::kRouter ||
+         info.shape.size() < 2;
 }
 
 Result<Choice> ChooseOne(const Model& model, const TensorInfo& info,
@@ -61,7 +63,7 @@ Result<Choice> ChooseOne(const Model& model, const TensorInfo& info,
     if (options.gguf && IsF32InGguf(model, info)) {
       Choice choice{Encoding::Plain(DType::kF32), false, {}};
       if (options.dtype && *options.dtype != DType::kF32) {
-        choice.fallback = "norms and biases of GGUF files are f32";
+        choice.fallback = "norms, biases and routers of GGUF files are f32";
       }
       return choice;
     }

@@ -12,11 +12,10 @@
 #include "lib/limits.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
+#include "quant/codec.h"
 
 namespace pennyweight {
 namespace {
-
-constexpr int64_t kQueryBlock = 64;  // queries whose scores are held at a time
 
 constexpr size_t Index(Slot slot) { return static_cast<size_t>(slot); }
 
@@ -230,7 +229,19 @@ void LayerRunner::Linear(const Context& context, const Weight& weight, const flo
   args.b_stride = weight.cols;
   args.c = out;
   args.c_stride = weight.rows;
-  Gemm(context, args);
+  if (weight.tiles.empty()) Gemm(context, args);
+  std::vector<float> decoded;
+  for (const EncodedTensor& tile : weight.tiles) {
+    decoded.resize(static_cast<size_t>(tile.rows * tile.cols));
+    ForRowBlocks(context, tile.rows, [&](int64_t first, int64_t last) {
+      DecodeRows(tile, first, last - first, decoded.data() + first * tile.cols);
+    });
+    args.n = tile.rows;
+    args.b = decoded.data();
+    args.b_dtype = DType::kF32;
+    Gemm(context, args);
+    args.c += tile.rows;
+  }
   if (weight.bias.empty()) return;
   ForRowBlocks(context, tokens, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {

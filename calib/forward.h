@@ -14,6 +14,7 @@
 #include "lib/dtype.h"
 #include "lib/model_config.h"
 #include "lib/result.h"
+#include "lib/tensor.h"
 #include "lib/tensor_source.h"
 
 namespace pennyweight {
@@ -24,6 +25,8 @@ struct Weight {
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;
   std::vector<float> bias;  // [rows], or empty
+  // Instead of `data`: the same in encoded tiles of rows, decoded each time it is multiplied by.
+  std::vector<EncodedTensor> tiles;
 };
 
 // A weight of a layer: its step's pattern (Step::weight) and, of experts' matrices, the expert.
@@ -39,6 +42,10 @@ using LayerWeights = std::map<WeightKey, Weight>;
 Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
                           const ModelConfig& config, std::string_view pattern, int64_t layer,
                           int64_t expert = -1);
+// The same without its values: shape and bias.
+Result<Weight> LoadBiasAndShape(const TensorSource& source, const Family& family,
+                                const ModelConfig& config, std::string_view pattern, int64_t layer,
+                                int64_t expert = -1);
 // Rows [row, row + count) of such a matrix, without bias: a large head is multiplied in tiles.
 // Precondition: the range is inside the configuration's shape.
 Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
@@ -59,6 +66,9 @@ struct Routing {
 // of kv_heads, where there are experts no more chosen of them than there are. Errors:
 // kConfigInvalid naming the numbers. To be asked before the other functions.
 Status CheckRunnable(const ModelConfig& config);
+
+// Queries whose scores a thread holds at a time: [kQueryBlock, keys].
+inline constexpr int64_t kQueryBlock = 64;
 
 // Runs a layer's steps [begin, end) on consecutive windows. One object serves one call at a time;
 // buffers grow to the largest call and are reused.

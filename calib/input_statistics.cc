@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "calib/shrink_hessian.h"
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
@@ -13,11 +14,19 @@ namespace pennyweight {
 InputStatistics::InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift)
     : k_(k),
       heldout_stride_(std::max<int64_t>(1, CeilDiv(heldout_tokens, kHeldOutRows))),
+      with_drift_(with_drift && k <= kMaxDriftWidth),
       h_(static_cast<size_t>(k * k)),
-      drift_(with_drift ? h_.size() : 0) {
+      drift_(with_drift_ ? h_.size() : 0) {
   const auto heldout = static_cast<size_t>(CeilDiv(heldout_tokens, heldout_stride_) * k);
   heldout_.reserve(heldout);
   heldout_original_.reserve(heldout);
+}
+
+uint64_t InputStatistics::Bytes(int64_t k, int64_t heldout_tokens, bool with_drift) {
+  const int64_t squares = with_drift && k <= kMaxDriftWidth ? 2 : 1;
+  const int64_t rows =
+      heldout_tokens > 0 ? std::min(heldout_tokens, kHeldOutRows) : 2 * kHeldOutRows;
+  return static_cast<uint64_t>((squares * k + 2 * rows) * k) * sizeof(float);
 }
 
 void InputStatistics::Add(const Context& context, const float* x, const float* original,
@@ -52,9 +61,23 @@ void InputStatistics::Add(const Context& context, const float* x, const float* o
 void InputStatistics::AddHeldOut(const float* x, const float* original, int64_t tokens) {
   for (int64_t t = 0; t < tokens; ++t, ++heldout_seen_) {
     if (heldout_seen_ % heldout_stride_ != 0) continue;
+    for (int64_t c = t * k_; c < (t + 1) * k_; ++c) {
+      if (!std::isfinite(x[c]) || !std::isfinite(original[c])) heldout_finite_ = false;
+    }
     heldout_.insert(heldout_.end(), x + t * k_, x + (t + 1) * k_);
     heldout_original_.insert(heldout_original_.end(), original + t * k_, original + (t + 1) * k_);
-    ++heldout_rows_;
+    if (++heldout_rows_ == 2 * kHeldOutRows) KeepEverySecondRow();
+  }
+}
+
+void InputStatistics::KeepEverySecondRow() {
+  heldout_stride_ *= 2;
+  heldout_rows_ /= 2;
+  for (std::vector<float>* rows : {&heldout_, &heldout_original_}) {
+    for (int64_t r = 1; r < heldout_rows_; ++r) {
+      std::copy_n(rows->begin() + 2 * r * k_, k_, rows->begin() + r * k_);
+    }
+    rows->resize(static_cast<size_t>(heldout_rows_ * k_));
   }
 }
 
@@ -63,7 +86,7 @@ void InputStatistics::SetHessian(int64_t tokens, std::vector<float> h) {
   tokens_ = tokens;
 }
 
-Result<bool> InputStatistics::Factor(const Context& context, double damp) {
+Result<double> InputStatistics::MeanDiagonal() {
   const float scale = 1.0f / static_cast<float>(std::max<int64_t>(1, tokens_));
   double mean = 0;
   for (int64_t i = 0; i < k_; ++i) {
@@ -71,32 +94,97 @@ Result<bool> InputStatistics::Factor(const Context& context, double damp) {
     for (int64_t j = i; j < k_; ++j) row[j] *= scale;
     mean += row[i];
   }
-  mean /= static_cast<double>(k_);
-  if (!std::isfinite(mean)) {
-    return Error(ErrorCode::kNonFinite, "the model's activations are not finite");
+  for (float& d : drift_) d *= scale;
+  if (!drift_.empty()) {
+    // Not finite where the original model's activations were not.
+    for (int64_t i = 0; i < k_; ++i) mean += 0 * double{drift_[static_cast<size_t>(i * k_ + i)]};
   }
-  // An input that is zero on every token still needs a positive definite matrix.
-  lambda_ = mean > 0 ? damp * mean : 1.0;
-  damp_ = damp;
+  mean /= static_cast<double>(k_);
+  if (std::isfinite(mean) && heldout_finite_) return mean;
+  return Error(ErrorCode::kNonFinite, "the model's activations are not finite");
+}
+
+Status InputStatistics::FixMoments() {
+  PW_ASSIGN(const double mean, MeanDiagonal());
+  const double lambda = mean > 0 ? kMaxDamp * mean : 1.0;
   importance_.resize(static_cast<size_t>(k_));
   for (int64_t i = 0; i < k_; ++i) {
-    float& diagonal = h_[static_cast<size_t>(i * k_ + i)];
-    diagonal += static_cast<float>(lambda_);
-    importance_[static_cast<size_t>(i)] = diagonal;
+    importance_[static_cast<size_t>(i)] =
+        h_[static_cast<size_t>(i * k_ + i)] + static_cast<float>(lambda);
+  }
+  return OkStatus();
+}
+
+void InputStatistics::Clear() {
+  std::fill(h_.begin(), h_.end(), 0.0f);
+  std::fill(drift_.begin(), drift_.end(), 0.0f);
+  heldout_.clear();
+  heldout_original_.clear();
+  heldout_rows_ = heldout_seen_ = tokens_ = 0;
+}
+
+void InputStatistics::AddSums(float* sums) const {
+  for (int64_t i = 0; i < k_; ++i) {
+    for (int64_t j = i; j < k_; ++j) sums[i * k_ + j] += h_[static_cast<size_t>(i * k_ + j)];
+  }
+}
+
+Result<bool> InputStatistics::Factor(const Context& context, double damp, double shrink,
+                                     const float* prior) {
+  PW_ASSIGN(double mean, MeanDiagonal());
+  if (prior != nullptr) {
+    // What is not known of the moments is not known of the drift either.
+    const auto known = static_cast<float>(1 - ShrinkHessian(k_, tokens_, prior, h_.data()));
+    for (float& d : drift_) d *= known;
+    mean = 0;
+    for (int64_t i = 0; i < k_; ++i) mean += h_[static_cast<size_t>(i * k_ + i)];
+    mean /= static_cast<double>(k_);
+  }
+  // An input that is zero on every token still needs a positive definite matrix.
+  const double lambda = mean > 0 ? damp * mean : 1.0;
+  damp_ = damp;
+  shrink_ = shrink;
+  added_.assign(static_cast<size_t>(k_), lambda);
+  importance_.resize(static_cast<size_t>(k_));
+  const auto rest = static_cast<float>(1 - shrink);
+  for (int64_t i = 0; i < k_; ++i) {
+    float* row = h_.data() + i * k_;
+    row[i] += static_cast<float>(lambda);
+    importance_[static_cast<size_t>(i)] = row[i];
+    if (shrink <= 0) continue;
+    for (int64_t j = i + 1; j < k_; ++j) row[j] *= rest;
   }
   if (!FactorUpper(context, k_, h_.data(), k_)) {
-    std::fill(h_.begin(), h_.end(), 0.0f);
-    std::fill(drift_.begin(), drift_.end(), 0.0f);
-    heldout_.clear();
-    heldout_original_.clear();
-    heldout_rows_ = heldout_seen_ = tokens_ = 0;
+    Clear();
     return false;
   }
-  if (!drift_.empty()) {
-    for (float& d : drift_) d *= scale;
-    SolveUpper(context, k_, k_, h_.data(), drift_.data());
-  }
+  if (!drift_.empty()) SolveUpper(context, k_, k_, h_.data(), drift_.data());
   return true;
+}
+
+void InputStatistics::Rescale(std::span<const float> scale) {
+  const auto divide = [&](std::vector<float>* rows) {
+    for (size_t i = 0; i < rows->size(); ++i) (*rows)[i] /= scale[i % scale.size()];
+  };
+  divide(&heldout_);
+  divide(&heldout_original_);
+  for (size_t i = 0; i < scale.size(); ++i) {
+    const float square = scale[i] * scale[i];
+    importance_[i] /= square;
+    if (!added_.empty()) added_[i] /= static_cast<double>(square);
+    // R' = S^-1 R, and C' = S^-1 C S.
+    float* r = h_.data() + i * scale.size();
+    for (size_t j = i; j < scale.size(); ++j) r[j] /= scale[i];
+    if (drift_.empty()) continue;
+    float* c = drift_.data() + i * scale.size();
+    for (size_t j = 0; j < scale.size(); ++j) c[j] *= scale[j] / scale[i];
+  }
+}
+
+std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed) {
+  if (failed.shrink > 0) return std::nullopt;
+  if (failed.damp < kMaxDamp) return FactorAttempt{std::min(2 * failed.damp, kMaxDamp), 0};
+  return FactorAttempt{kMaxDamp, 0.5};
 }
 
 double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,

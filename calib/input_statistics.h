@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,12 +14,18 @@ namespace pennyweight {
 
 class InputStatistics {
  public:
-  // Held-out rows kept at most, evenly spaced over the held-out tokens.
+  // Held-out rows kept, evenly spaced over the held-out tokens: at most this many where their
+  // number is known before, at most twice as many where it is not.
   static constexpr int64_t kHeldOutRows = 1024;
+  // Wider inputs have no correction: its matrix is as large as the Hessian, and a matrix of this
+  // width takes 1 GiB.
+  static constexpr int64_t kMaxDriftWidth = 16384;
 
-  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all. `with_drift`: a
-  // correction is wanted.
+  // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all, 0 when nobody
+  // knows. `with_drift`: a correction is wanted.
   InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift);
+  // Bytes that such statistics take in the end.
+  static uint64_t Bytes(int64_t k, int64_t heldout_tokens, bool with_drift);
 
   // x[tokens, k]: this input in the model as quantized so far; original[tokens, k]: the same in the
   // original model. H += X^T X, and D += (X0 - X)^T X; without drift `original` is not read.
@@ -28,20 +35,35 @@ class InputStatistics {
   // drift.
   void SetHessian(int64_t tokens, std::vector<float> h);
 
-  // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, doubling `damp`
-  // from kDamp while it fails. False when it failed at `damp` (H is then lost: add everything
-  // again and call with twice that). Errors: kNonFinite when an activation was NaN or infinite.
-  Result<bool> Factor(const Context& context, double damp);
+  // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, after what stands
+  // beside H's diagonal was made smaller by `shrink` (in [0, 1]; 1: nothing but the diagonal).
+  // False when it failed (H is then lost: add everything again and call with more of either).
+  // Errors: kNonFinite when an activation was NaN or infinite.
+  // `prior`: where given, what H is shrunk towards first (ShrinkHessian), [k, k], upper triangle.
+  Result<bool> Factor(const Context& context, double damp, double shrink = 0,
+                      const float* prior = nullptr);
+  // Before that: adds the sums over tokens to sums[k, k], upper triangle.
+  void AddSums(float* sums) const;
+  // Only fixes the second moments: importance() is valid then. Errors: kNonFinite.
+  Status FixMoments();
+
+  // After Factor or FixMoments: from now on these are the statistics of an input whose column c is
+  // divided by scale[c], as folding a scale into the matrix makes it. H' = S^-1 H S^-1.
+  void Rescale(std::span<const float> scale);
 
   int64_t k() const { return k_; }
   int64_t tokens() const { return tokens_; }
+  bool with_drift() const { return with_drift_; }
   // After Factor: E[x_k^2] plus the damping that was added, so that a channel that was not seen
   // still counts a little.
   std::span<const float> importance() const { return importance_; }
   // After a successful Factor: R [k, k] upper triangular, (H + lambda I) / tokens = R R^T.
   const float* r() const { return h_.data(); }
   double damp() const { return damp_; }
-  double lambda() const { return lambda_; }  // what was added to each diagonal element
+  double shrink() const { return shrink_; }
+  std::span<const double> added() const {
+    return added_;
+  }  // [k] what damping added to the diagonal
 
   // After a successful Factor with drift: C = D (H + lambda I)^-1, [k, k]. X (W + W C)^T is as near
   // to X0 W^T as a linear map can bring it: W + W C makes up for what the quantized layers before
@@ -60,18 +82,34 @@ class InputStatistics {
   int64_t heldout_rows_ = 0;
   int64_t tokens_ = 0;
   double damp_ = 0;
-  double lambda_ = 0;
+  double shrink_ = 0;
+  bool with_drift_;
+  bool heldout_finite_ = true;
+  std::vector<double> added_;
   std::vector<float> h_;
   std::vector<float> importance_;
   std::vector<float> heldout_;
   std::vector<float> heldout_original_;
   std::vector<float> drift_;             // D, then C; empty without drift
   std::vector<float> drift_transposed_;  // (X0 - X)^T of one Add
+
+  // Sums over tokens become means. Errors: kNonFinite.
+  Result<double> MeanDiagonal();
+  void Clear();
+  void KeepEverySecondRow();
 };
 
 // The damping that is tried first, and the last one, as parts of the mean of H's diagonal.
 inline constexpr double kDamp = 0.01;
 inline constexpr double kMaxDamp = 0.2;
+// How hard a Hessian is tried to be factored: its damping is doubled up to kMaxDamp, then what
+// stands beside its diagonal is halved.
+struct FactorAttempt {
+  double damp = kDamp;
+  double shrink = 0;
+};
+// The attempt after one that failed; nothing when there is none left.
+std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed);
 
 // |M R|^2 (Frobenius) for m[rows, k] and upper triangular r[k, k], in double precision.
 double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,

@@ -27,6 +27,9 @@ Status CheckShape(const TensorInfo& info, const Shape& expected) {
   return Error(ErrorCode::kInvalidTensor,
                fmt::format("its shape is {}, the configuration says {}", ShapeToString(info.shape),
                            ShapeToString(expected)))
+      .Hint(
+          "the configuration is of another model than the weights: download both again, or see "
+          "`pennyweight verify`")
       .InFile(info.file)
       .InTensor(info.name);
 }
@@ -103,6 +106,20 @@ Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
   if (RoleOf(family, pattern) != Role::kNorm) {
     PW_TRY(LoadBias(source, family, name, weight.rows, &weight.bias));
   }
+  return weight;
+}
+
+Result<Weight> LoadBiasAndShape(const TensorSource& source, const Family& family,
+                                const ModelConfig& config, std::string_view pattern, int64_t layer,
+                                int64_t expert) {
+  const std::string name = NameFor(pattern, layer, expert);
+  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  const TensorInfo& info = source.tensors()[index];
+  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
+  Weight weight;
+  weight.rows = info.rows();
+  weight.cols = info.cols();
+  PW_TRY(LoadBias(source, family, name, weight.rows, &weight.bias));
   return weight;
 }
 

@@ -127,6 +127,12 @@ Result<float> CorrectionPart(const Context& context, const MatrixJob& job) {
   return square > 0 ? static_cast<float>(std::clamp(along / square, 0.0, 1.0)) : 0.0f;
 }
 
+// Whether rtn's tiles can be wanted: as a fallback, as a choice, or beside it.
+bool Keeps(const MatrixJob& job, size_t candidates) {
+  const bool gptq_only = job.method == Method::kGptq && candidates > 2;
+  return job.keep_rtn || !(gptq_only || job.method == Method::kMinMax);
+}
+
 // Makes every candidate, tile by tile, so that a weight is read and decoded once.
 Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<Candidate>* list,
                       double* heldout_total) {
@@ -162,41 +168,61 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
         const double miss = static_cast<double>(want[i]) - have[i];
         candidate.heldout_error += miss * miss;
       }
-      // The baseline of a report is measured, not kept.
+      // A baseline of the report is measured, not kept.
       if (candidate.method == Method::kMinMax && job.method != Method::kMinMax) continue;
+      if (candidate.method == Method::kRtn && !Keeps(job, list->size())) continue;
       candidate.matrix.tiles.push_back(std::move(tile));
     }
   }
   return OkStatus();
 }
 
-// Writes the chosen tiles and measures what was written against the source.
-Status WriteMatrix(const Context& context, const MatrixJob& job, const EncodedMatrix& matrix,
-                   TensorSink* sink, WeightError* weight, double* output_error,
-                   double* output_total) {
-  const TensorInfo& info = job.source->tensors()[job.index];
-  const int64_t cols = info.cols();
-  std::vector<float> w, decoded;
+// Puts weights back into the coordinates they had before they were folded.
+void Unfold(const MatrixJob& job, int64_t first, int64_t rows, int64_t cols, float* w) {
+  if (job.row_scale.empty() && job.col_scale.empty()) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float row = job.row_scale.empty() ? 1 : job.row_scale[static_cast<size_t>(first + r)];
+    for (int64_t c = 0; c < cols; ++c) {
+      const float col = job.col_scale.empty() ? 1 : job.col_scale[static_cast<size_t>(c)];
+      w[r * cols + c] /= row * col;
+    }
+  }
+}
+
+// |m R|^2 without what damping added to the Hessian, for m[rows, k].
+double OutputSquare(const Context& context, const InputStatistics& statistics, const float* m,
+                    int64_t rows) {
+  const int64_t k = statistics.k();
+  const double damped = NormThroughFactor(context, m, rows, k, statistics.r());
+  double added = 0;
+  for (int64_t i = 0; i < rows * k; ++i) {
+    added += statistics.added()[static_cast<size_t>(i % k)] * (static_cast<double>(m[i]) * m[i]);
+  }
+  return damped - added;
+}
+
+// Measures the chosen tiles against the source.
+Status MeasureMatrix(const Context& context, const MatrixJob& job, const EncodedMatrix& matrix,
+                     WeightError* weight, double* output_error, double* output_total) {
+  const int64_t cols = job.source->tensors()[job.index].cols();
+  std::vector<float> w, decoded, miss;
   int64_t row = 0;
   for (const EncodedTensor& tile : matrix.tiles) {
     w.resize(static_cast<size_t>(tile.rows * cols));
     decoded.resize(w.size());
     PW_TRY(ReadFloatRows(*job.source, job.index, row, tile.rows, w.data()));
     DecodeRows(tile, 0, tile.rows, decoded.data());
+    if (job.factored) {
+      miss.resize(w.size());
+      for (size_t i = 0; i < w.size(); ++i) miss[i] = w[i] - decoded[i];
+      *output_total += OutputSquare(context, *job.statistics, w.data(), tile.rows);
+      *output_error += OutputSquare(context, *job.statistics, miss.data(), tile.rows);
+    }
+    Unfold(job, row, tile.rows, cols, w.data());
+    Unfold(job, row, tile.rows, cols, decoded.data());
     WeightError total;
     total.Add(w.data(), decoded.data(), static_cast<int64_t>(w.size()));
     weight->Merge(total);
-    if (job.factored) {
-      // R R^T holds H + lambda I; what the damping added is taken out again.
-      const double lambda = job.statistics->lambda();
-      const float* r = job.statistics->r();
-      *output_total +=
-          NormThroughFactor(context, w.data(), tile.rows, cols, r) - lambda * total.sum_sq;
-      for (size_t i = 0; i < w.size(); ++i) decoded[i] = w[i] - decoded[i];
-      *output_error += NormThroughFactor(context, decoded.data(), tile.rows, cols, r) -
-                       lambda * total.sum_sq_error;
-    }
-    PW_TRY(sink->Write(job.index, row, tile));
     row += tile.rows;
   }
   return OkStatus();
@@ -226,9 +252,11 @@ const Candidate* Choose(const MatrixJob& job, const std::vector<Candidate>& list
                                     : "gptq does not choose codes of " + encoding.Name() + ": rtn";
     return rtn;
   }
-  if (job.method == Method::kAuto && gptq->heldout_error > rtn->heldout_error) {
-    report->fallback = "held-out error rose under gptq: rtn";
-    return rtn;
+  if (job.method == Method::kAuto && gptq->heldout_error > rtn->heldout_error) return rtn;
+  if (job.statistics->shrink() > 0) {
+    report->fallback = "the Hessian could not be factored until it was shrunk to its diagonal";
+  } else if (job.statistics->damp() > kDamp) {
+    report->fallback = "the Hessian could not be factored until it was damped more";
   }
   return gptq;
 }
@@ -250,6 +278,8 @@ std::string_view MethodName(Method method) {
       return "rtn";
     case Method::kGptq:
       return "gptq";
+    case Method::kAwq:
+      return "awq";
     case Method::kAuto:
       return "auto";
   }
@@ -257,7 +287,8 @@ std::string_view MethodName(Method method) {
 }
 
 std::optional<Method> FindMethod(std::string_view name) {
-  for (const Method m : {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAuto}) {
+  for (const Method m :
+       {Method::kMinMax, Method::kRtn, Method::kGptq, Method::kAwq, Method::kAuto}) {
     if (MethodName(m) == name) return m;
   }
   return std::nullopt;
@@ -281,7 +312,13 @@ int64_t EncodedMatrix::rows() const {
   return n;
 }
 
-Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job, TensorSink* sink,
+void ErrorSums::Merge(const ErrorSums& other) {
+  weight.Merge(other.weight);
+  output_error += other.output_error;
+  output_total += other.output_total;
+}
+
+Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job,
                                     TensorReport* report, ErrorSums* sums) {
   const auto start = std::chrono::steady_clock::now();
   const InputStatistics& statistics = *job.statistics;
@@ -305,7 +342,7 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
 
   WeightError weight;
   double output_error = 0, output_total = 0;
-  PW_TRY(WriteMatrix(context, job, chosen->matrix, sink, &weight, &output_error, &output_total));
+  PW_TRY(MeasureMatrix(context, job, chosen->matrix, &weight, &output_error, &output_total));
   FillWeightError(weight, report);
   if (job.factored && output_total > 0) {
     report->output_rel_error = std::max(0.0, output_error) / output_total;
@@ -316,9 +353,18 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
   report->seconds = Seconds(start);
 
   MatrixResult result;
-  if (chosen->method != Method::kRtn) result.rtn = std::move(list[0].matrix);
+  if (job.keep_rtn && chosen->method != Method::kRtn) result.rtn = std::move(list[0].matrix);
   result.chosen = std::move(const_cast<Candidate*>(chosen)->matrix);
   return result;
+}
+
+Status WriteTiles(std::span<const EncodedTensor> tiles, size_t index, TensorSink* sink) {
+  int64_t row = 0;
+  for (const EncodedTensor& tile : tiles) {
+    PW_TRY(sink->Write(index, row, tile));
+    row += tile.rows;
+  }
+  return OkStatus();
 }
 
 }  // namespace pennyweight

@@ -1,8 +1,9 @@
 // Quantizes one matrix under its own input's statistics: makes the candidates, measures each on
-// held-out activations, keeps one, and writes it.
+// held-out activations, and keeps one.
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -18,9 +19,9 @@
 
 namespace pennyweight {
 
-// How the codes of weights are chosen; kAuto: gptq where the model can be run and held-out error
-// does not rise, else rtn.
-enum class Method : uint8_t { kMinMax, kRtn, kGptq, kAuto };
+// How the codes of weights are chosen; kAwq: rtn behind the awq rewrite; kAuto: what serves each
+// layer best, of one matrix gptq where its held-out error does not rise, else rtn.
+enum class Method : uint8_t { kMinMax, kRtn, kGptq, kAwq, kAuto };
 
 std::string_view MethodName(Method method);
 // nullopt when no such method.
@@ -39,7 +40,7 @@ struct EncodedMatrix {
 
 struct MatrixResult {
   EncodedMatrix chosen;
-  EncodedMatrix rtn;  // empty when rtn was chosen, or when the matrix was not quantized
+  EncodedMatrix rtn;  // empty when rtn was chosen, or when it was not wanted
 };
 
 // The error fields of a report row.
@@ -50,6 +51,7 @@ struct ErrorSums {
   WeightError weight;
   double output_error = 0;  // sum of tr(dW H dW^T)
   double output_total = 0;  // sum of tr(W H W^T)
+  void Merge(const ErrorSums& other);
 };
 
 struct MatrixJob {
@@ -60,12 +62,19 @@ struct MatrixJob {
   Effort effort = Effort::kNormal;
   const InputStatistics* statistics = nullptr;
   bool factored = false;  // statistics->r() is valid; else gptq falls back to rtn
+  bool keep_rtn = true;   // what rtn gave is wanted beside what was chosen
+  // Where the source's matrix is the original one times scales of its rows and columns: those, so
+  // that the error of weights is told in the original's coordinates. Else empty.
+  std::span<const float> row_scale, col_scale;
 };
 
 // gptq aims at W + a W C rather than W where the statistics have a correction C; a in [0, 1] is
 // what serves the held-out rows best. Fills the error fields, method, fallback and seconds of
-// `report`; adds to `sums`.
-Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job, TensorSink* sink,
+// `report`; adds to `sums`. Errors: those of the source and the methods; kInterrupted.
+Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job,
                                     TensorReport* report, ErrorSums* sums);
+
+// Hands the tiles of matrix `index` to a sink.
+Status WriteTiles(std::span<const EncodedTensor> tiles, size_t index, TensorSink* sink);
 
 }  // namespace pennyweight

@@ -9,6 +9,9 @@
 #include "calib/stream_tensors.h"
 #include "calib/unit_result.h"
 #include "lib/file.h"
+#include "lib/fold_record.h"
+#include "lib/folded_source.h"
+#include "quant/codec.h"
 
 namespace pennyweight {
 namespace {
@@ -24,14 +27,21 @@ double Badness(const TensorReport& t) {
 class Work {
  public:
   // Everything outlives it; `journal` may be null.
-  Work(Journal* journal, Report* report, std::vector<char>* done, ErrorSums* sums)
-      : journal_(journal), report_(report), done_(done), sums_(sums) {}
+  Work(Journal* journal, Report* report, std::vector<char>* done, ErrorSums* sums,
+       FoldedSource* source, FoldRecord* folds)
+      : journal_(journal),
+        report_(report),
+        done_(done),
+        sums_(sums),
+        source_(source),
+        folds_(folds) {}
 
   // Takes over the unit's results, if the stopped run finished it.
   bool Restore(const JournalUnit& unit) {
     const std::string* found = journal_ == nullptr ? nullptr : journal_->FindUnit(unit);
     TensorsResult result;
     if (found == nullptr || !UnpackTensors(*found, &result, &report_->tensors)) return false;
+    if (!RestoreFolds(result.folds)) return false;
     for (const size_t index : result.tensors) (*done_)[index] = 1;
     *sums_ = result.sums;
     if (result.layer) report_->layers.push_back(*result.layer);
@@ -40,10 +50,13 @@ class Work {
   }
 
   // The unit is done: it wrote all tensors that became done since the last one.
-  Status Record(const JournalUnit& unit, const std::optional<LayerReport>& layer) {
+  Status Record(const JournalUnit& unit, const std::optional<LayerReport>& layer,
+                const FoldRecord& folds) {
     if (layer) report_->layers.push_back(*layer);
+    if (folds_ != nullptr) Append(folds);
     if (journal_ == nullptr) return OkStatus();
     TensorsResult result;
+    if (!folds.empty()) result.folds = FoldRecordToJson(folds);
     for (size_t i = 0; i < done_->size(); ++i) {
       const bool before = i < recorded_.size() && recorded_[i] != 0;
       if ((*done_)[i] != 0 && !before) result.tensors.push_back(i);
@@ -61,14 +74,37 @@ class Work {
     std::fill(done_->begin(), done_->end(), 0);
     recorded_.clear();
     *sums_ = ErrorSums();
+    for (size_t i = 0; i < source_->tensors().size(); ++i) source_->SetFold(i, Fold());
+    if (folds_ != nullptr) folds_->folds.clear();
   }
 
  private:
+  void Append(const FoldRecord& folds) {
+    folds_->folds.insert(folds_->folds.end(), folds.folds.begin(), folds.folds.end());
+  }
+
+  // Puts a layer's folds back into the source.
+  bool RestoreFolds(const std::string& text) {
+    if (text.empty()) return true;
+    const auto record = ParseFoldRecord(text);
+    if (!record.ok()) return false;
+    const auto folds = FoldsOf(*record, *source_);
+    if (!folds.ok()) return false;
+    for (const auto& [index, fold] : *folds) {
+      const Fold* before = source_->FoldOf(index);
+      source_->SetFold(index, before == nullptr ? fold : Compose(*before, fold));
+    }
+    if (folds_ != nullptr) Append(*record);
+    return true;
+  }
+
   Journal* journal_;
   Report* report_;
   std::vector<char>* done_;
   std::vector<char> recorded_;
   ErrorSums* sums_;
+  FoldedSource* source_;
+  FoldRecord* folds_;
 };
 
 std::string HiddenName(int64_t layer) { return fmt::format("hidden-{}", layer); }
@@ -92,25 +128,24 @@ Status Calibrate(const Context& context, const WalkInput& input, const std::stri
   const std::vector<TensorReport> described = *input.reports;
   PW_ASSIGN(const std::unique_ptr<LayerWalk> walk, LayerWalk::Create(context, input, scratch_dir));
   const int64_t layers = input.model->config->layers;
-  if (context.progress) context.progress->Phase("quantizing layers", layers);
   PW_ASSIGN(int64_t next, RestoreLayers(journal, layers, walk.get(), work));
   if (next < 0) {
     work->Restart(described);
     PW_TRY(walk->Embed(context));
-    PW_TRY(work->Record(Unit(UnitKind::kEmbedding), std::nullopt));
+    PW_TRY(work->Record(Unit(UnitKind::kEmbedding), std::nullopt, {}));
     next = 0;
   }
   for (; next < layers; ++next) {
-    PW_ASSIGN(const LayerReport report, walk->Layer(context, next));
+    FoldRecord folds;
+    PW_ASSIGN(const LayerReport report, walk->Layer(context, next, &folds));
     // The streams first: a recorded layer can always be gone on from.
     if (journal != nullptr) PW_TRY(walk->SaveStreams(journal->Sidecar(HiddenName(next)), next));
-    PW_TRY(work->Record(Unit(UnitKind::kLayer, static_cast<uint64_t>(next)), report));
+    PW_TRY(work->Record(Unit(UnitKind::kLayer, static_cast<uint64_t>(next)), report, folds));
     if (journal != nullptr && next > 0) RemoveFile(journal->Sidecar(HiddenName(next - 1)));
-    if (context.progress) context.progress->Advance(next + 1);
   }
   if (work->Restore(Unit(UnitKind::kHead))) return OkStatus();
   PW_TRY(walk->Head(context));
-  return work->Record(Unit(UnitKind::kHead), std::nullopt);
+  return work->Record(Unit(UnitKind::kHead), std::nullopt, {});
 }
 
 // Every input that has a Hessian, one after the other.
@@ -141,6 +176,7 @@ TensorReport DescribeTensor(const Model& model, const TensorInfo& info) {
     const TensorPlace place = PlaceOfHf(*model.family, info.name);
     if (place.rule != nullptr) row.role = place.rule->role;
     if (place.layer >= 0) row.layer = place.layer;
+    if (place.expert >= 0) row.expert = place.expert;
   }
   return row;
 }
@@ -199,14 +235,17 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
   report.tensors = DescribeOutput(model, choices, *sink);
   std::vector<char> done(tensors.size());
   ErrorSums sums;
-  Work work(options.journal, &report, &done, &sums);
+  FoldedSource source(model.source.get(), ReadFloatRows);
+  Work work(options.journal, &report, &done, &sums, &source, options.folds);
   if (options.windows != nullptr) {
     WalkInput input;
     input.model = &model;
+    input.source = &source;
     input.windows = options.windows;
     input.choices = choices;
     input.method = options.method;
     input.effort = options.effort;
+    input.all_experts = options.all_experts;
     input.sink = sink;
     input.reports = &report.tensors;
     input.done = &done;
@@ -237,7 +276,7 @@ Result<Report> QuantizeModel(const Context& context, const Model& model,
     if (!done[i]) rest.push_back(i);
   }
   StreamJob job;
-  job.source = model.source.get();
+  job.source = &source;
   job.choices = choices;
   job.method = options.method;
   job.effort = options.effort;

@@ -9,6 +9,7 @@
 #include "calib/matrix_job.h"
 #include "calib/windows.h"
 #include "lib/context.h"
+#include "lib/fold_record.h"
 #include "lib/journal.h"
 #include "lib/model.h"
 #include "lib/report.h"
@@ -23,6 +24,7 @@ struct QuantizeOptions {
   Method method = Method::kAuto;
   const Windows* windows = nullptr;  // null: no calibration
   Effort effort = Effort::kNormal;
+  bool all_experts = false;  // calibration shows every token to every expert
   // What files tell of the inputs; may be null. Weighs rtn; with Hessians, and without windows, it
   // is what gptq works by, matrix by matrix. Of the model's source.
   const KnownStatistics* known = nullptr;
@@ -30,6 +32,8 @@ struct QuantizeOptions {
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
   Journal* journal = nullptr;
+  // Told of every layer's folds as they are decided; may be null.
+  FoldRecord* folds = nullptr;
 };
 
 // `sink` has begun with one OutputTensor per tensor of the source, in its order; choices are

@@ -146,25 +146,28 @@ uint64_t RunBytes(const RunnableModel& model, std::span<const int64_t> lengths) 
   uint64_t layer = 0;
   for (const Step& step : model.family->layer) {
     if (step.weight.empty()) continue;
-    const bool expert = step.kind == StepKind::kExpertLinear;
-    const int64_t index = model.source->Find(NameFor(step.weight, 0, expert ? 0 : -1));
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    const int64_t index = model.source->Find(NameFor(step.weight, 0, 0));
     if (index < 0) continue;
-    const auto matrices = static_cast<uint64_t>(expert ? c.experts : 1);
     const TensorInfo& info = model.source->tensors()[static_cast<size_t>(index)];
     const bool half = info.encoding == Encoding::Plain(DType::kF16) ||
                       info.encoding == Encoding::Plain(DType::kBF16);
-    layer += matrices * static_cast<uint64_t>(info.elements()) * (half ? 2 : sizeof(float));
+    const auto count = static_cast<uint64_t>(experts ? c.experts : 1);
+    layer += count * static_cast<uint64_t>(info.elements()) * (half ? 2 : sizeof(float));
   }
-  int64_t chunk = 0;
+  int64_t chunk = 0, longest = 0;
   for (const WindowChunk& each : CutChunks(lengths)) chunk = std::max(chunk, each.tokens);
+  for (const int64_t length : lengths) longest = std::max(longest, length);
   const int64_t q = c.heads * c.head_dim;
   const int64_t kv = c.kv_heads * c.head_dim;
-  // A token passes through several experts, and is gathered for each of them.
-  const int64_t parts = std::max<int64_t>(1, c.experts_per_token);
-  const int64_t gathered = c.experts > 0 ? 2 * c.hidden_size : 0;
-  const int64_t row =
-      3 * c.hidden_size + 2 * q + 2 * kv + parts * (3 * c.intermediate_size + gathered);
-  return layer + static_cast<uint64_t>(chunk * row) * sizeof(float) + kOverheadBytes;
+  int64_t row = 3 * c.hidden_size + 2 * q + 2 * kv;
+  if (c.experts > 0) {
+    row += c.experts + c.experts_per_token * (2 * c.hidden_size + 3 * c.intermediate_size);
+  } else {
+    row += 3 * c.intermediate_size;
+  }
+  const int64_t positions = longest * (c.head_dim + ThreadLimit::Active() * kQueryBlock);
+  return layer + static_cast<uint64_t>(chunk * row + positions) * sizeof(float) + kOverheadBytes;
 }
 
 std::vector<int64_t> ScoredPositions(const Windows& windows) {

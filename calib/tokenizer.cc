@@ -1,5 +1,6 @@
 #include "calib/tokenizer.h"
 
+#include "calib/tokenizer_bpe.h"
 #include "calib/tokenizer_spm.h"
 
 namespace pennyweight {
@@ -10,9 +11,11 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::Create(const Vocabulary& vocabular
       break;
     case Vocabulary::Kind::kSentencePieceBpe:
       return MakeSentencePieceTokenizer(vocabulary);
+    case Vocabulary::Kind::kByteBpe:
+      return MakeByteBpeTokenizer(vocabulary);
   }
   return Error(ErrorCode::kTokenizer, "the model has no tokenizer that this program can run")
-      .Hint("put the model's sentencepiece tokenizer.model beside its weights");
+      .Hint("put the model's tokenizer.model or tokenizer.json beside its weights");
 }
 
 }  // namespace pennyweight

@@ -9,7 +9,10 @@
 #include <unordered_map>
 #include <utility>
 
+#include "calib/tokenizer_added.h"
+#include "calib/tokenizer_text.h"
 #include "lib/limits.h"
+#include "lib/utf8.h"
 
 namespace pennyweight {
 namespace {
@@ -18,25 +21,6 @@ constexpr std::string_view kSpace = "\xE2\x96\x81";          // U+2581, a space 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";    // U+FFFD, a byte that is not UTF-8
 constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // how an unknown token is printed
 constexpr size_t kCachedWords = 1 << 16;
-
-// Bytes of the UTF-8 character at the start of a non-empty text; 0 when it is malformed (overlong,
-// surrogate, beyond U+10FFFF, cut short).
-size_t CharacterLength(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const auto trail = [&](size_t i) { return i < text.size() && (byte(i) & 0xC0) == 0x80; };
-  const uint8_t first = byte(0);
-  if (first < 0x80) return 1;
-  if (first < 0xC2) return 0;
-  if (first < 0xE0) return trail(1) ? 2 : 0;
-  if (first < 0xF0) {
-    if (!trail(1) || !trail(2)) return 0;
-    const uint32_t code = (first & 0x0Fu) << 12 | (byte(1) & 0x3Fu) << 6 | (byte(2) & 0x3Fu);
-    return code >= 0x800 && (code < 0xD800 || code > 0xDFFF) ? 3 : 0;
-  }
-  if (first > 0xF4 || !trail(1) || !trail(2) || !trail(3)) return 0;
-  const uint32_t top = (first & 0x07u) << 6 | (byte(1) & 0x3Fu);  // code point >> 12
-  return top >= 0x10 && top <= 0x10F ? 4 : 0;
-}
 
 // The value of "<0x0A>" (exactly two upper-case digits); -1 for anything else.
 int ByteOfToken(std::string_view text) {
@@ -80,6 +64,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
   Status Init();
   std::vector<int32_t> Encode(std::string_view text) const override;
+  std::vector<int32_t> EncodeSpecial(std::string_view text) const override;
   std::string Decode(const std::vector<int32_t>& ids) const override;
 
  private:
@@ -98,6 +83,7 @@ class SentencePieceTokenizer : public Tokenizer {
   std::unordered_map<std::string_view, int32_t> pieces_;  // normal, user-defined and unused ones
   std::array<int32_t, 256> byte_ids_{};
   std::array<std::vector<std::string_view>, 256> user_defined_;  // by first byte, longest first
+  AddedTokenFinder control_;
   bool words_apart_ = true;  // no piece spans words: each word can be encoded by itself
 };
 
@@ -122,6 +108,7 @@ Status SentencePieceTokenizer::Init() {
       if (byte_ids_[static_cast<size_t>(byte)] < 0) byte_ids_[static_cast<size_t>(byte)] = id;
       continue;
     }
+    if (token.type == TokenType::kControl) control_.Add(token.text, id, token);
     if (token.type == TokenType::kControl || token.type == TokenType::kUnknown) continue;
     if (token.text.empty()) continue;
     pieces_.emplace(token.text, id);
@@ -164,7 +151,7 @@ std::string SentencePieceTokenizer::Normalize(std::string_view text) const {
   bool after_space = squeeze;
   while (!text.empty()) {
     size_t length = UserDefinedLength(text);
-    if (length == 0) length = CharacterLength(text);
+    if (length == 0) length = Utf8Length(text, 0);
     std::string_view part = length == 0 ? kReplacement : text.substr(0, length);
     text.remove_prefix(std::max<size_t>(length, 1));
     if (after_space) part.remove_prefix(std::min(part.find_first_not_of(' '), part.size()));
@@ -187,7 +174,7 @@ std::vector<Symbol> SentencePieceTokenizer::Split(std::string_view text) const {
   while (!text.empty()) {
     size_t length = UserDefinedLength(text);
     const bool frozen = length > 0;
-    if (!frozen) length = std::max<size_t>(CharacterLength(text), 1);
+    if (!frozen) length = std::max<size_t>(Utf8Length(text, 0), 1);
     const auto index = static_cast<int64_t>(symbols.size());
     symbols.push_back({index - 1, index + 1, text.substr(0, length), frozen});
     text.remove_prefix(length);
@@ -294,6 +281,25 @@ std::vector<int32_t> SentencePieceTokenizer::Encode(std::string_view text) const
     append(word_ids);
     if (cache.size() < kCachedWords) cache.emplace(word, std::move(word_ids));
   }
+  return ids;
+}
+
+std::vector<int32_t> SentencePieceTokenizer::EncodeSpecial(std::string_view text) const {
+  std::string repaired;
+  if (!IsUtf8(text)) {
+    repaired = ReplaceMalformed(text);
+    text = repaired;
+  }
+  // As llama.cpp: what stands between is a text of its own, with the space in front.
+  std::vector<int32_t> ids;
+  control_.Split(text, true, [&](std::string_view part, int32_t id) {
+    if (id >= 0) {
+      ids.push_back(id);
+      return;
+    }
+    const std::vector<int32_t> part_ids = Encode(part);
+    ids.insert(ids.end(), part_ids.begin(), part_ids.end());
+  });
   return ids;
 }
 

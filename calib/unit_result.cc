@@ -91,7 +91,14 @@ std::string PackTensors(const TensorsResult& result, const std::vector<TensorRep
     to.Optional(result.layer->hidden_rel_error);
     to.Optional(result.layer->hidden_cosine);
     to.Optional(result.layer->hidden_rel_error_rtn);
+    to.Text(result.layer->chosen.value_or(""));
+    to.Unsigned(result.layer->candidates.size());
+    for (const LayerReport::Candidate& candidate : result.layer->candidates) {
+      to.Text(candidate.name);
+      to.Optional(candidate.hidden_rel_error);
+    }
   }
+  to.Text(result.folds);
   for (const size_t index : result.tensors) {
     to.Unsigned(index);
     Put(reports[index], &to);
@@ -112,8 +119,16 @@ bool UnpackTensors(std::string_view bytes, TensorsResult* result,
     layer.hidden_rel_error = from.Optional();
     layer.hidden_cosine = from.Optional();
     layer.hidden_rel_error_rtn = from.Optional();
+    std::string chosen = from.Text();
+    if (!chosen.empty()) layer.chosen = std::move(chosen);
+    for (uint64_t left = from.Unsigned(); left > 0 && from.ok(); --left) {
+      LayerReport::Candidate& candidate = layer.candidates.emplace_back();
+      candidate.name = from.Text();
+      candidate.hidden_rel_error = from.Optional();
+    }
     read.layer = std::move(layer);
   }
+  read.folds = from.Text();
   std::vector<TensorReport> rows;  // of read.tensors
   while (from.ok() && !from.done()) {
     const uint64_t index = from.Unsigned();

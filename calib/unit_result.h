@@ -43,7 +43,8 @@ bool UnpackTile(std::string_view bytes, TileResult* tile);
 struct TensorsResult {
   std::vector<size_t> tensors;
   ErrorSums sums;
-  std::optional<LayerReport> layer;  // the errors of hidden states only
+  std::optional<LayerReport> layer;  // what bytes and worst_tensor are not told by
+  std::string folds;                 // FoldRecordToJson of what was folded into these tensors
 };
 // `reports`: of all tensors. The fields that the work fills are kept, not those that describe.
 std::string PackTensors(const TensorsResult& result, const std::vector<TensorReport>& reports);

@@ -147,8 +147,14 @@ Status CompareTensor(const Context& context, const Model& a, const Model& b, siz
   return OkStatus();
 }
 
+// The tensors as the files have them.
+struct StoredLists {
+  std::vector<TensorInfo> a, b;
+};
+
 // A row per tensor of either model; those of only one say so.
-Result<Report> CompareTensors(const Context& context, const Model& a, const Model& b) {
+Result<Report> CompareTensors(const Context& context, const Model& a, const Model& b,
+                              const StoredLists& stored) {
   std::map<std::string, size_t> other;
   for (size_t i = 0; i < b.source->tensors().size(); ++i) {
     other[b.source->tensors()[i].name] = i;
@@ -157,13 +163,13 @@ Result<Report> CompareTensors(const Context& context, const Model& a, const Mode
   WeightError total;
   size_t common = 0;
   for (size_t i = 0; i < a.source->tensors().size(); ++i) {
-    const TensorInfo& info = a.source->tensors()[i];
+    const TensorInfo& info = stored.a[i];
     TensorReport row = DescribeTensor(a, info);
     const auto it = other.find(info.name);
     if (it == other.end()) {
       row.fallback = "not in " + b.path;
     } else {
-      const TensorInfo& theirs = b.source->tensors()[it->second];
+      const TensorInfo& theirs = stored.b[it->second];
       row.output_name = theirs.stored_name;
       row.to = theirs.encoding.Name();
       row.bytes = theirs.bytes;
@@ -180,7 +186,7 @@ Result<Report> CompareTensors(const Context& context, const Model& a, const Mode
                  fmt::format("{} and {} have no tensor in common", a.path, b.path));
   }
   for (const auto& [name, index] : other) {
-    const TensorInfo& info = b.source->tensors()[index];
+    const TensorInfo& info = stored.b[index];
     TensorReport row = DescribeTensor(b, info);
     row.bytes_in = 0;
     row.from.clear();
@@ -236,7 +242,13 @@ Result<int> RunCompare(const Invocation& invocation) {
   PW_ASSIGN(Model b, OpenModel(arguments.inputs()[1]));
   UseCanonical(&a);
   UseCanonical(&b);
-  PW_ASSIGN(Report report, CompareTensors(invocation.context, a, b));
+  const StoredLists stored{a.source->tensors(), b.source->tensors()};
+  PW_TRY(UndoFolds(&a));
+  PW_TRY(UndoFolds(&b));
+  for (const Model* model : {&a, &b}) {
+    for (const std::string& note : model->notes) console.Note("note: " + note);
+  }
+  PW_ASSIGN(Report report, CompareTensors(invocation.context, a, b, stored));
   if (text) {
     PW_ASSIGN(report.layers, CompareOnText(invocation, a, b));
   }

@@ -145,13 +145,19 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
   options.journal = journal;
   options.force = settings.force;
   options.model = &model;
+  options.folds = &model.folds;
   if (settings.options.gguf) {
+    if (!model.folds.empty()) options.folds_bytes = FoldRecordToJson(model.folds).size();
     options.gguf_file_type = GgufFileType(model, settings.options, choices);
     options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION}};
     return MakeGgufSink(options);
   }
   // Kept as it is, nothing added: there and back again gives the same file.
   if (model.source->format() == "safetensors") options.provenance = model.source->metadata();
+  options.provenance.erase(std::string(kFoldsKey));
+  if (settings.output.ends_with(".safetensors") && !model.folds.empty()) {
+    options.provenance[std::string(kFoldsKey)] = FoldRecordToJson(model.folds);
+  }
   options.weights_only = true;
   if (settings.shard_bytes) options.shard_bytes = *settings.shard_bytes;
   return MakeSafetensorsSink(options);
@@ -159,11 +165,17 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
 
 // What the output does not have, before the work.
 Status NoteLosses(const Settings& settings, const Model& model, Console* console) {
+  if (model.folds_error) {
+    console->Note(
+        fmt::format("warning: {}; the output computes the same, but what was folded into its "
+                    "weights is not on record",
+                    model.folds_error->ToString()));
+  }
   if (settings.options.gguf) {
     std::vector<std::string> keys;
     if (model.source->format() == "safetensors") {
       for (const auto& [key, value] : model.source->metadata()) {
-        if (key != "format") keys.push_back(key);
+        if (key != "format" && key != kFoldsKey) keys.push_back(key);
       }
     }
     if (!keys.empty()) {

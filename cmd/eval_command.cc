@@ -146,7 +146,7 @@ Status Continue(const Invocation& invocation, const Model& model, const Runnable
   }
   if (prompt.empty()) return Error(ErrorCode::kTextTooShort, "the prompt has no tokens");
   PW_ASSIGN(const auto count, invocation.arguments.Integer("--generate", 0, 1 << 20));
-  const int64_t limit = model.config->context_length;
+  const int64_t limit = model.config->LongestContext();
   const int64_t wanted = static_cast<int64_t>(prompt.size()) + count.value_or(0);
   if (limit > 0 && wanted > limit) {
     return Error(ErrorCode::kUsage,

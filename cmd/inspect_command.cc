@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "cmd/commands.h"
@@ -27,6 +28,18 @@ const CommandSpec kInspectSpec = {
 
 namespace {
 
+// Weights that work on a token: all, but of a layer's experts only those that are chosen.
+int64_t ActiveParameters(const Model& model) {
+  int64_t shared = 0, experts = 0;
+  for (const TensorInfo& t : model.source->tensors()) {
+    (PlaceOfHf(*model.family, t.name).expert >= 0 ? experts : shared) += t.elements();
+  }
+  if (experts == 0) return shared;
+  const auto share = static_cast<double>(model.config->experts_per_token) /
+                     static_cast<double>(model.config->experts);
+  return shared + std::llround(static_cast<double>(experts) * share);
+}
+
 std::string ResultJson(const Model& model, int64_t parameters) {
   Json result = Json::Object();
   result.Set("format", Json::String(std::string(model.source->format())));
@@ -36,8 +49,8 @@ std::string ResultJson(const Model& model, int64_t parameters) {
   for (const std::string& file : model.source->files()) files.Push(Json::String(file));
   result.Set("files", std::move(files));
   result.Set("parameters", Json::Integer(parameters));
-  // Every weight of a dense family works on every token.
-  result.Set("active_parameters", model.family ? Json::Integer(parameters) : Json());
+  const bool known = model.family != nullptr && model.config;
+  result.Set("active_parameters", known ? Json::Integer(ActiveParameters(model)) : Json());
   Json tensors = Json::Array();
   for (const TensorInfo& t : model.source->tensors()) {
     Json row = Json::Object();
@@ -70,6 +83,11 @@ void PrintTables(const Model& model, int64_t parameters, uint64_t bytes, Console
                       HumanBytes(bytes));
   if (model.config && model.family) {
     const ModelConfig& c = *model.config;
+    if (c.experts > 0) {
+      text += fmt::format("{} experts a layer, {} see a token: {:.2f} M parameters work on it\n",
+                          c.experts, c.experts_per_token,
+                          static_cast<double>(ActiveParameters(model)) / 1e6);
+    }
     const int64_t kv = 2 * c.layers * c.kv_heads * c.head_dim * 2;
     text += fmt::format("memory to run: {} of weights and {} per 1000 tokens of context (f16)\n",
                         HumanBytes(bytes), HumanBytes(static_cast<uint64_t>(kv) * 1000));

@@ -8,7 +8,10 @@
 #include "formats/detect.h"
 #include "formats/readers.h"
 #include "lib/file.h"
+#include "lib/fold_record.h"
+#include "lib/folded_source.h"
 #include "lib/limits.h"
+#include "quant/codec.h"
 #include "quant/transposed_source.h"
 
 namespace pennyweight {
@@ -53,6 +56,19 @@ void UseCanonical(Model* model) {
                   count));
 }
 
+Status UndoFolds(Model* model) {
+  if (model->folds_error) return Error(*model->folds_error);
+  if (model->folds.empty()) return OkStatus();
+  PW_ASSIGN(const auto folds, FoldsOf(model->folds, *model->source));
+  auto source = std::make_unique<FoldedSource>(std::move(model->source), ReadFloatRows);
+  for (const auto& [index, fold] : folds) source->SetFold(index, Inverse(fold));
+  model->source = std::move(source);
+  model->notes.push_back(
+      fmt::format("{}: {} recorded folds in {} tensors are undone before weights are compared",
+                  model->path, model->folds.folds.size(), folds.size()));
+  return OkStatus();
+}
+
 DType ModelDType(const Model& model) {
   if (model.config && IsFloatDType(model.config->dtype)) return model.config->dtype;
   std::map<DType, int64_t> elements;
@@ -88,11 +104,12 @@ Result<std::string> ReadText(const std::string& path) {
 
 Result<int64_t> ContextLength(const Arguments& arguments, const ModelConfig& config) {
   PW_ASSIGN(const auto wanted, arguments.Integer("--context", 2, 1 << 24));
-  const int64_t limit = config.context_length > 0 ? config.context_length : int64_t{1} << 24;
+  const int64_t limit = config.context_length > 0 ? config.LongestContext() : int64_t{1} << 24;
   if (!wanted) return std::min<int64_t>(512, limit);
   if (*wanted > limit) {
     return Error(ErrorCode::kUsage,
-                 fmt::format("--context {} is above the model's limit of {}", *wanted, limit))
+                 fmt::format("--context {} is above the model's limit of {}{}", *wanted, limit,
+                             limit < config.context_length ? " (its sliding_window)" : ""))
         .Hint(fmt::format("use --context {} or less", limit));
   }
   return *wanted;

@@ -22,6 +22,10 @@ Result<Model> OpenModelByKey(const std::string& path, const Arguments& arguments
 // promise, decoded to bf16, which holds every such value; a note says so.
 void UseCanonical(Model* model);
 
+// Gives tensors that a rewrite was folded into the numbers of the original again, for comparing
+// weights; a note says so. Errors: the model's folds_error, where its record is damaged.
+Status UndoFolds(Model* model);
+
 // The model's own word on its dtype; without a configuration, that of most of its weights.
 DType ModelDType(const Model& model);
 

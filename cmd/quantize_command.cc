@@ -15,6 +15,7 @@
 #include "cmd/output_run.h"
 #include "cmd/report_output.h"
 #include "cmd/statistics_weights.h"
+#include "cmd/strict_check.h"
 #include "formats/sinks.h"
 #include "lib/hash.h"
 #include "lib/linalg.h"
@@ -32,12 +33,15 @@ constexpr Flag kFlags[] = {
      "mix or type (default: by layout: q4_k_m for gguf, int4, fp8_e4m3, nf4)"},
     {"--pure", "", "", "the bare type for every matrix, no mix"},
     {"--to", "", "LAYOUT",
-     "gguf, compressed-tensors, fp8, bnb or safetensors (default: by OUTPUT)"},
+     "gguf, compressed-tensors, gptq, awq, fp8, bnb or safetensors (default: by OUTPUT)"},
     {"--method", "", "NAME", "auto, minmax, rtn or gptq (default: auto)"},
     {"--calib", "", "FILE", "calibration text (default: the text built into the program)"},
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
     {"--tokens", "", "N", "calibration tokens (default: 65536, or all there are)"},
     {"--context", "", "N", "tokens of a calibration window (default: 512 or the model's limit)"},
+    {"--all-experts", "", "", "show every token to every expert; outputs stay the same"},
+    {"--strict", "", "", "exit 1 when a matrix fell back or saw too few tokens"},
+    {"--min-tokens", "", "N", "what --strict asks of every calibrated matrix (default: 512)"},
     {"--imatrix", "", "FILE",
      "importance matrix or statistics that weigh the rounding, instead of running the model; "
      "repeatable: they are added up"},
@@ -46,8 +50,8 @@ constexpr Flag kFlags[] = {
     {"--output-type", "", "TYPE", "type of the head"},
     {"--embedding-type", "", "TYPE", "type of the embedding"},
     {"--group-size", "", "N", "columns that share a scale: 32, 64, 128 or channel (integers)"},
-    {"--symmetric", "", "", "integers without zero points (default)"},
-    {"--asymmetric", "", "", "integers with zero points"},
+    {"--symmetric", "", "", "integers without zero points (default, but for awq)"},
+    {"--asymmetric", "", "", "integers with zero points (awq: default)"},
     kKeyFlag,
     {"--effort", "", "NAME", "fast, normal or best: how long codes are searched (default: normal)"},
     {"--allow-nan", "", "",
@@ -59,7 +63,7 @@ constexpr Flag kFlags[] = {
     {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
-enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kSafetensors };
+enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kGptq, kAwq, kSafetensors };
 
 struct LayoutRow {
   Layout layout;
@@ -74,6 +78,8 @@ constexpr LayoutRow kLayouts[] = {
     {Layout::kCompressedTensors, "compressed-tensors", "int4", MakeCompressedTensorsSink},
     {Layout::kFp8, "fp8", "fp8_e4m3", MakeFp8Sink},
     {Layout::kBnb, "bnb", "nf4", MakeBnbSink},
+    {Layout::kGptq, "gptq", "int4", MakeGptqSink},
+    {Layout::kAwq, "awq", "int4", MakeAwqSink},
     {Layout::kSafetensors, "safetensors", "f16", MakeSafetensorsSink},
 };
 
@@ -87,7 +93,9 @@ struct Settings {
   bool force = false;
   bool allow_nan = false;
   bool dry_run = false;
+  bool all_experts = false;
   bool strict = false;
+  int64_t min_tokens = kMinTokens;
   std::vector<std::string> imatrix;
   // --method auto with files instead of a text: rtn, weighted by them.
   bool weighted_instead = false;
@@ -116,8 +124,15 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   PW_ASSIGN(const auto effort, arguments.OneOf("--effort", kEfforts));
   s.effort = *FindEffort(effort.value_or("normal"));
   s.allow_nan = arguments.Has("--allow-nan");
-  s.dry_run = arguments.Has("--dry-run");
+  s.all_experts = arguments.Has("--all-experts");
   s.strict = arguments.Has("--strict");
+  PW_ASSIGN(const auto min_tokens, arguments.Integer("--min-tokens", 1, int64_t{1} << 32));
+  if (min_tokens && !s.strict) {
+    return Error(ErrorCode::kUsage, "--min-tokens is what --strict asks for")
+        .Hint(fmt::format("--strict --min-tokens {}", *min_tokens));
+  }
+  s.min_tokens = min_tokens.value_or(kMinTokens);
+  s.dry_run = arguments.Has("--dry-run");
   s.imatrix = arguments.All("--imatrix");
   if (!s.imatrix.empty() && s.method == Method::kMinMax) {
     return Error(ErrorCode::kUsage, "minmax weighs nothing: --imatrix would do nothing")
@@ -140,11 +155,14 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   return s;
 }
 
-Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, DType dtype) {
+Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, Layout layout, DType dtype) {
   IntegerSpec spec;
   spec.group_size = 128;
-  spec.symmetric = !arguments.Has("--asymmetric");
-  spec.scale_dtype = dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
+  spec.symmetric =
+      !arguments.Has("--asymmetric") && (layout != Layout::kAwq || arguments.Has("--symmetric"));
+  // The words of GPTQ and AWQ go with scales of float16, whatever the model's dtype is.
+  const bool follows = layout != Layout::kGptq && layout != Layout::kAwq;
+  spec.scale_dtype = follows && dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
   if (const auto group = arguments.Get("--group-size")) {
     static constexpr std::string_view kSizes[] = {"16", "32", "64", "128", "256", "channel"};
     PW_ASSIGN(const auto size, arguments.OneOf("--group-size", kSizes));
@@ -160,11 +178,16 @@ Result<Encoding> ParseType(const std::string& name, const IntegerSpec& integer) 
       .Hint(fmt::format("types: {}", fmt::join(TypeNames(), ", ")));
 }
 
+// Whether a method asks what the model's own activations are.
+bool NeedsCalibration(Method method) {
+  return method == Method::kGptq || method == Method::kAwq || method == Method::kAuto;
+}
+
 // True when rounding will be weighted by what calibration measured.
 bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
   if (!settings.imatrix.empty()) return true;
-  const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
-  return settings.method != Method::kMinMax && (fits || arguments.Has("--calib")) &&
+  return settings.method != Method::kMinMax &&
+         (NeedsCalibration(settings.method) || arguments.Has("--calib")) &&
          RequireRunnable(model).ok();
 }
 
@@ -182,7 +205,7 @@ Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& se
   options.pure = arguments.Has("--pure");
   options.linears_only = !gguf;
   const DType dtype = ModelDType(model);
-  PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, dtype));
+  PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, settings.layout, dtype));
   options.plain = Encoding::Plain(dtype == DType::kBF16 ? DType::kBF16 : DType::kF16);
   options.norm = Encoding::Plain(gguf ? DType::kF32 : dtype);
   if (const auto name = arguments.Get("--output-type")) {
@@ -231,15 +254,35 @@ ModelConfig MixConfig(const Model& model) {
   return config;
 }
 
+// Makes a matrix plain that the layout's words and groups do not fit.
+void LeavePlainMisfit(Layout layout, const Shape& shape, const Encoding& plain, Choice* choice) {
+  if (layout != Layout::kGptq && layout != Layout::kAwq) return;
+  const std::string_view name = RowOf(layout).name;
+  std::string why = WordMisfit(name, choice->encoding.integer, shape);
+  // What fell back to one scale per row has another group size than the weights around it.
+  if (choice->degraded) {
+    why = fmt::format("{} columns do not divide into groups and {} has one size of them",
+                      shape.back(), name);
+  }
+  if (why.empty()) return;
+  *choice = {plain, false, fmt::format("{}: {}", why, plain.Name())};
+  choice->degraded = true;
+}
+
 // What no mix decides: tensors whose bits this program does not turn into numbers stay as they are,
 // and norms outside GGUF keep their own dtype.
-void AdjustChoices(const Model& model, Layout layout, std::vector<Choice>* choices) {
+// A matrix that does not divide into a layout's words and groups stays `plain`.
+void AdjustChoices(const Model& model, Layout layout, const Encoding& plain,
+                   std::vector<Choice>* choices) {
   const auto& tensors = model.source->tensors();
   for (size_t i = 0; i < tensors.size(); ++i) {
     Choice& choice = (*choices)[i];
     if (!CanDecode(tensors[i].encoding)) {
       choice = {tensors[i].encoding, false, "cannot be decoded: copied as it is"};
       continue;
+    }
+    if (choice.quantize && choice.encoding.kind == Encoding::Kind::kInteger) {
+      LeavePlainMisfit(layout, tensors[i].shape, plain, &choice);
     }
     // Outside GGUF the scales of NVFP4 are tensors, and have a divisor for all of them.
     if (layout == Layout::kCompressedTensors &&
@@ -281,8 +324,7 @@ Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
                                                bool quantizes) {
   const Arguments& arguments = invocation.arguments;
   const bool asked = arguments.Has("--calib");
-  const bool fits = settings.method == Method::kGptq || settings.method == Method::kAuto;
-  if (!quantizes || (!asked && (!fits || !settings.imatrix.empty()))) {
+  if (!quantizes || (!asked && (!NeedsCalibration(settings.method) || !settings.imatrix.empty()))) {
     return std::optional<Windows>();
   }
   const Status runnable = RequireRunnable(model);
@@ -311,13 +353,16 @@ uint32_t GgufFileType(const std::string& type) {
 }
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
-                                             const MixOptions& mix, Journal* journal) {
+                                             const MixOptions& mix, const FoldRecord& folds,
+                                             Journal* journal) {
   SinkOptions options;
   options.measure = settings.dry_run;
   options.path = settings.output;
   options.journal = journal;
   options.force = settings.force;
   options.model = &model;
+  options.folds = &folds;
+  if (!folds.empty()) options.folds_bytes = FoldRecordToJson(folds).size();
   options.gguf_file_type = GgufFileType(mix.type);
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
@@ -421,6 +466,13 @@ std::string Summary(const Settings& settings, const Report& report) {
   return text;
 }
 
+int CheckStrict(const Settings& settings, const Report& report, std::span<const Choice> choices,
+                Console* console) {
+  const std::vector<std::string> lines = Shortfalls(report, choices, settings.min_tokens);
+  for (const std::string& line : lines) console->Note("--strict: " + line);
+  return lines.empty() ? kExitDone : kExitFound;
+}
+
 }  // namespace
 
 const CommandSpec kQuantizeSpec = {
@@ -444,7 +496,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   PW_ASSIGN(const MixOptions mix, ReadMixOptions(arguments, settings, model));
   const auto& tensors = model.source->tensors();
   PW_ASSIGN(std::vector<Choice> choices, ChooseTypes(mix, model.family, MixConfig(model), tensors));
-  AdjustChoices(model, settings.layout, &choices);
+  AdjustChoices(model, settings.layout, mix.plain, &choices);
 
   std::vector<OutputTensor> outputs;
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -465,7 +517,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   if (settings.dry_run) {
-    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, nullptr));
+    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, nullptr));
     PW_ASSIGN(Report report,
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
@@ -489,11 +541,14 @@ Result<int> RunQuantize(const Invocation& invocation) {
   QuantizeOptions options;
   options.method = settings.method;
   options.effort = settings.effort;
+  options.all_experts = settings.all_experts;
   options.windows = windows ? &*windows : nullptr;
   options.known = weights == nullptr ? nullptr : &weights->known();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
-  const auto make = [&](Journal* journal) { return MakeSink(settings, model, mix, journal); };
+  const auto make = [&](Journal* journal) {
+    return MakeSink(settings, model, mix, model.folds, journal);
+  };
   Report report;
   const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {
     options.journal = journal;
@@ -510,7 +565,9 @@ Result<int> RunQuantize(const Invocation& invocation) {
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));
-  return settings.strict && missing > 0 ? kExitFound : kExitDone;
+  if (!settings.strict) return kExitDone;
+  const int code = CheckStrict(settings, report, choices, &console);
+  return missing > 0 ? kExitFound : code;
 }
 
 }  // namespace pennyweight

@@ -14,17 +14,66 @@ namespace {
 constexpr size_t kRows = 64;
 
 std::string LayerTable(const Report& report) {
-  Table table{
-      {"layer", "hidden error", "cosine", "rtn would give", "bits", "bytes", "worst tensor"},
-      {},
-      {true, false, false, false, false, false, true}};
+  Table table{{"layer", "chosen", "hidden error", "cosine", "rtn would give", "bits", "bytes",
+               "worst tensor"},
+              {},
+              {true, true, false, false, false, false, false, true}};
   for (const LayerReport& l : report.layers) {
-    table.rows.push_back({fmt::format("{}", l.layer), Short(l.hidden_rel_error),
+    table.rows.push_back({fmt::format("{}", l.layer), l.chosen.value_or("-"),
+                          Short(l.hidden_rel_error),
                           l.hidden_cosine ? fmt::format("{:.5f}", *l.hidden_cosine) : "-",
                           Short(l.hidden_rel_error_rtn), fmt::format("{:.2f}", l.bits_per_weight),
                           HumanBytes(l.bytes), l.worst_tensor.value_or("-")});
   }
   return table.ToString();
+}
+
+// What each candidate would have given, layer by layer.
+std::string CandidateTable(const Report& report) {
+  std::vector<std::string> names;
+  for (const LayerReport& l : report.layers) {
+    for (const LayerReport::Candidate& c : l.candidates) {
+      if (std::find(names.begin(), names.end(), c.name) == names.end()) names.push_back(c.name);
+    }
+  }
+  if (names.empty()) return "";
+  Table table{{"hidden error by"}, {}, {true}};
+  for (const std::string& name : names) table.header.push_back(name);
+  for (const LayerReport& l : report.layers) {
+    std::vector<std::string>& row = table.rows.emplace_back();
+    row.push_back(fmt::format("layer {}", l.layer));
+    for (const std::string& name : names) {
+      const auto found = std::find_if(l.candidates.begin(), l.candidates.end(),
+                                      [&](const auto& c) { return c.name == name; });
+      const bool tried = found != l.candidates.end();
+      row.push_back(tried ? Short(found->hidden_rel_error) : "-");
+      if (tried && l.chosen == name) row.back() += " *";
+    }
+  }
+  return "\n" + table.ToString();
+}
+
+// Tokens that each expert learned from.
+std::string CoverageTable(const Report& report) {
+  const std::vector<ExpertCoverage> coverage = CoverageOf(report);
+  if (coverage.empty()) return "";
+  Table table{{"tokens of expert"}, {}, {true}};
+  std::map<int64_t, std::map<int64_t, int64_t>> layers;
+  int64_t experts = 0;
+  for (const ExpertCoverage& row : coverage) {
+    layers[row.layer][row.expert] = row.tokens;
+    experts = std::max(experts, row.expert + 1);
+  }
+  for (int64_t e = 0; e < experts; ++e) table.header.push_back(fmt::format("{}", e));
+  for (const auto& [layer, tokens] : layers) {
+    std::vector<std::string>& row = table.rows.emplace_back();
+    row.push_back(fmt::format("layer {}", layer));
+    for (int64_t e = 0; e < experts; ++e) {
+      const auto found = tokens.find(e);
+      row.push_back(found == tokens.end() ? "-" : fmt::format("{}", found->second));
+    }
+  }
+  return "\n" + table.ToString();
 }
 
 // One line per reason: how many tensors, and the first of them.
@@ -85,6 +134,7 @@ std::string ReportTables(const Report& report, bool all) {
   const bool measured = std::any_of(report.layers.begin(), report.layers.end(),
                                     [](const LayerReport& l) { return l.bytes > 0; });
   if (measured) out += "\n" + LayerTable(report);
+  out += CandidateTable(report) + CoverageTable(report);
   return out;
 }
 

@@ -77,7 +77,7 @@ Status PutState(const Model& model, const OutputTensor& tensor, const PutPart& p
   return put(kState, 0, text.data(), text.size());
 }
 
-Status WriteTile(int64_t row, const EncodedTensor& tile, const PutPart& put) {
+Status WriteTile(const OutputTensor&, int64_t row, const EncodedTensor& tile, const PutPart& put) {
   const int64_t block = tile.encoding.codebook.block;
   const int64_t begin = row * tile.cols;
   const int64_t values = tile.rows * tile.cols;

@@ -176,7 +176,7 @@ Status WriteMxfp4(int64_t row, const EncodedTensor& tile, const PutPart& put) {
   return PutRowsOf(kScale, row, tile.rows, exponents, put);
 }
 
-Status WriteTile(int64_t row, const EncodedTensor& tile, const PutPart& put) {
+Status WriteTile(const OutputTensor&, int64_t row, const EncodedTensor& tile, const PutPart& put) {
   switch (tile.encoding.kind) {
     case Encoding::Kind::kBlock:
       return WriteMxfp4(row, tile, put);

@@ -54,7 +54,7 @@ std::vector<StoredTensor> Parts(const Model&, const OutputTensor& tensor) {
           {tensor.name + "_scale_inv", DType::kF32, std::move(scale)}};
 }
 
-Status WriteTile(int64_t row, const EncodedTensor& tile, const PutPart& put) {
+Status WriteTile(const OutputTensor&, int64_t row, const EncodedTensor& tile, const PutPart& put) {
   PW_TRY(put(0, static_cast<uint64_t>(row * tile.cols), tile.data.data(), tile.data.size()));
   return PutBlockScales(row, tile, tile.encoding.scaled.block_rows, kScale, put);
 }

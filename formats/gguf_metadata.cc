@@ -161,6 +161,9 @@ Status ReadSizes(const ArchKeys& keys, ModelConfig* config) {
   config->kv_heads = config->heads;
   PW_TRY(keys.Count("attention.head_count_kv", false, limits::kDimension, &config->kv_heads));
   PW_TRY(keys.Positive("attention.layer_norm_rms_epsilon", true, &config->rms_norm_eps));
+  if (!keys.Off("attention.sliding_window")) {
+    PW_TRY(keys.Count("attention.sliding_window", true, INT64_MAX, &config->sliding_window));
+  }
   const bool has_length = keys.Has("attention.key_length");
   if (!has_length && config->hidden_size % config->heads != 0) {
     return Error(ErrorCode::kConfigInvalid,
@@ -181,6 +184,11 @@ Status ReadSizes(const ArchKeys& keys, ModelConfig* config) {
                              config->kv_heads, config->head_dim));
   }
   return OkStatus();
+}
+
+Status ReadExperts(const ArchKeys& keys, ModelConfig* config) {
+  PW_TRY(keys.Count("expert_count", true, limits::kExperts, &config->experts));
+  return keys.Count("expert_used_count", true, config->experts, &config->experts_per_token);
 }
 
 // Rows of the embedding, else the key, else the tokens.
@@ -257,23 +265,24 @@ Status ReadGgufConfig(const std::vector<GgufFile>& files, ModelConfig* config) {
   if (config->architecture.empty()) {
     return Error(ErrorCode::kConfigMissing, "the metadata have no key \"general.architecture\"");
   }
-  const Family* family = FindFamilyByGguf(config->architecture);
   const ArchKeys keys(file, config->architecture);
-  if (family == nullptr || !keys.Off("expert_count")) FillWhatIsKnown(keys, config);
+  const bool experts = !keys.Off("expert_count");
+  const Family* family = FindFamilyByGguf(config->architecture, experts);
   if (family == nullptr) {
-    return UnknownFamily(fmt::format("the architecture \"{}\" is not known", config->architecture));
+    FillWhatIsKnown(keys, config);
+    return UnknownFamily(fmt::format("the architecture \"{}\"{} is not known", config->architecture,
+                                     experts ? " with experts" : ""));
   }
-  if (!keys.Off("expert_count")) {
-    return UnknownFamily(fmt::format("\"{}\" with experts is not known", config->architecture));
-  }
-  for (const char* key : {"attention.sliding_window", "logit_scale", "attn_logit_softcapping",
-                          "final_logit_softcapping", "embedding_scale", "residual_scale"}) {
+  for (const char* key :
+       {"logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale",
+        "residual_scale", "expert_shared_count", "expert_weights_scale"}) {
     if (keys.Off(key)) continue;
     return Error(
         ErrorCode::kUnsupported,
         fmt::format("key \"{}.{}\" changes how the model computes", config->architecture, key));
   }
   PW_TRY(ReadSizes(keys, config));
+  if (experts) PW_TRY(ReadExperts(keys, config));
   PW_TRY(ReadVocabularySize(files, *family, keys, config));
   PW_TRY(ReadRope(files, keys, config));
   const TensorPlace head = PlaceOfHf(*family, family->head);
@@ -282,7 +291,10 @@ Status ReadGgufConfig(const std::vector<GgufFile>& files, ModelConfig* config) {
   config->dtype = DTypeOfFileType(file);
   config->bos_id = TokenId(file, "bos", config->vocab_size);
   config->eos_id = TokenId(file, "eos", config->vocab_size);
-  config->family = family->name;
+  // The same tensors and steps: the name under which a window is told in config.json.
+  const Family* mistral = FindFamily("mistral");
+  const bool window = config->sliding_window > 0 && SameComputation(*family, *mistral);
+  config->family = window ? mistral->name : family->name;
   return OkStatus();
 }
 
@@ -305,6 +317,14 @@ void AddConfigKeys(const Family& family, const ModelConfig& config, GgufHeader* 
   u32(".attention.head_count_kv", config.kv_heads);
   u32(".attention.key_length", config.head_dim);
   u32(".attention.value_length", config.head_dim);
+  // llama.cpp does not look for it under these architectures.
+  if (config.sliding_window > 0) {
+    u32(".attention.sliding_window", std::min<int64_t>(config.sliding_window, UINT32_MAX));
+  }
+  if (config.experts > 0) {
+    u32(".expert_count", config.experts);
+    u32(".expert_used_count", config.experts_per_token);
+  }
   f32(".attention.layer_norm_rms_epsilon", config.rms_norm_eps);
   u32(".vocab_size", config.vocab_size);
   u32(".rope.dimension_count", config.head_dim);

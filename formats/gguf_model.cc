@@ -4,11 +4,14 @@
 #include <string_view>
 #include <unordered_set>
 
+#include "formats/fold_file.h"
 #include "formats/gguf_metadata.h"
 #include "formats/gguf_reader.h"
 #include "formats/gguf_rope.h"
 #include "formats/gguf_rows.h"
 #include "formats/readers.h"
+#include "lib/allowance.h"
+#include "lib/limits.h"
 
 namespace pennyweight {
 namespace {
@@ -30,7 +33,11 @@ class GgufSource : public TensorSource {
       : files_(std::move(files)), listing_(std::move(listing)) {
     for (const GgufFile& file : files_) paths_.push_back(file.file().path());
     const GgufFile& first = files_.front();
-    for (const GgufEntry& entry : first.entries()) metadata_[entry.key] = first.Printable(entry);
+    for (const GgufEntry& entry : first.entries()) {
+      // For people a record of folds says no more than that it is there.
+      metadata_[entry.key] =
+          entry.key == kFoldsKey ? fmt::format("[{} bytes]", entry.bytes) : first.Printable(entry);
+    }
   }
 
   const std::vector<TensorInfo>& tensors() const override { return listing_.tensors; }
@@ -97,54 +104,113 @@ Status CheckScale(const std::unordered_set<std::string_view>& stored, const std:
   return Error(ErrorCode::kUnsupported, fmt::format("it scales all of \"{}\"", weight));
 }
 
-// The same in canonical form. Errors: kConfigInvalid, kUnsupported, kDuplicateKey when the family
-// does not fit the tensors; they name the tensor.
+// A listed matrix and what its listing holds beside it, roughly.
+constexpr uint64_t kListedBytes = 512;
+
+// Builds the canonical listing. Errors: kConfigInvalid, kUnsupported, kDuplicateKey, kLimit when
+// the family does not fit the tensors.
+class FamilyLister {
+ public:
+  FamilyLister(const std::vector<GgufFile>& files, const Family& family, const ModelConfig& config)
+      : family_(family), config_(config), allowance_(AllBytes(files)) {
+    for (const GgufFile& file : files) {
+      for (const GgufTensor& tensor : file.tensors()) stored_names_.insert(tensor.name);
+    }
+  }
+
+  Status Add(TensorInfo info, Stored stored) {
+    const TensorPlace place = PlaceOfGguf(family_, info.stored_name);
+    if (place.rule == nullptr) {
+      PW_TRY(CheckScale(stored_names_, info.stored_name));
+      return Push(std::move(info), std::move(stored));
+    }
+    if (place.layer >= config_.layers) {
+      return Error(ErrorCode::kConfigInvalid,
+                   fmt::format("block_count is {}, so this layer is one too many", config_.layers));
+    }
+    if (IsExpertRule(*place.rule)) return AddStack(place, info, stored.file);
+    info.name = NameFor(place.rule->hf, place.layer);
+    PW_ASSIGN(stored.order,
+              RowOrder::Make(place.rule->row_map, config_, info.encoding, info.shape));
+    return Push(std::move(info), std::move(stored));
+  }
+
+  Listing Take() && { return std::move(out_); }
+
+ private:
+  static uint64_t AllBytes(const std::vector<GgufFile>& files) {
+    uint64_t bytes = 0;
+    for (const GgufFile& file : files) bytes += file.file().size();
+    return bytes;
+  }
+
+  // The experts of a layer, [experts, rows, cols]: a matrix each.
+  Status AddStack(const TensorPlace& place, const TensorInfo& stack, size_t file) {
+    const Shape& shape = stack.shape;
+    const bool fits = shape.size() == 3 && shape[0] == config_.experts;
+    if (!fits) {
+      return Error(ErrorCode::kConfigInvalid,
+                   fmt::format("its shape is {}, the configuration has {} experts",
+                               ShapeToString(shape), config_.experts))
+          .Hint("the key expert_count and this tensor do not belong to one model");
+    }
+    TensorInfo one = stack;
+    one.shape = {shape[1], shape[2]};
+    one.bytes = stack.bytes / static_cast<uint64_t>(config_.experts);  // whole rows, as Open proved
+    for (int64_t e = 0; e < config_.experts; ++e) {
+      one.name = NameFor(place.rule->hf, place.layer, e);
+      one.offset = stack.offset + static_cast<uint64_t>(e) * one.bytes;
+      PW_TRY(Push(one, {file, RowOrder()}));
+    }
+    return OkStatus();
+  }
+
+  Status Push(TensorInfo info, Stored stored) {
+    if (out_.tensors.size() >= limits::kTensors || !allowance_.Take(kListedBytes)) {
+      return Allowance::Exceeded("the list of tensors");
+    }
+    if (!names_.insert(info.name).second) {
+      return Error(ErrorCode::kDuplicateKey, fmt::format("two tensors would be \"{}\"", info.name));
+    }
+    out_.tensors.push_back(std::move(info));
+    out_.stored.push_back(std::move(stored));
+    return OkStatus();
+  }
+
+  const Family& family_;
+  const ModelConfig& config_;
+  Allowance allowance_;
+  std::unordered_set<std::string_view> stored_names_;
+  std::unordered_set<std::string> names_;
+  Listing out_;
+};
+
+// The files' tensors in canonical form. Errors: those of FamilyLister, which name the tensor.
 Result<Listing> ListAsFamily(const std::vector<GgufFile>& files, const Family& family,
                              const ModelConfig& config) {
   Listing all = ListAsStored(files);
-  Listing out;
-  std::unordered_set<std::string> names;
-  std::unordered_set<std::string_view> stored;
-  for (const GgufFile& file : files) {
-    for (const GgufTensor& tensor : file.tensors()) stored.insert(tensor.name);
-  }
+  FamilyLister lister(files, family, config);
   for (size_t i = 0; i < all.tensors.size(); ++i) {
-    TensorInfo& info = all.tensors[i];
+    const TensorInfo& info = all.tensors[i];
     // A form of the rope scaling, which the configuration holds: no weight.
     if (info.stored_name == kRopeFreqsName) continue;
-    const auto fail = [&](Error error) {
-      return std::move(error).InFile(info.file).InTensor(info.stored_name).At(info.offset);
-    };
-    const TensorPlace place = PlaceOfGguf(family, info.stored_name);
-    if (place.rule == nullptr) {
-      Status status = CheckScale(stored, info.stored_name);
-      if (!status.ok()) return fail(std::move(status).TakeError());
-    } else {
-      if (place.layer >= config.layers) {
-        return fail(
-            Error(ErrorCode::kConfigInvalid,
-                  fmt::format("block_count is {}, so this layer is one too many", config.layers)));
-      }
-      info.name = NameFor(place.rule->hf, place.layer);
-      auto order = RowOrder::Make(place.rule->row_map, config, info.encoding, info.shape);
-      if (!order.ok()) return fail(std::move(order).TakeError());
-      all.stored[i].order = std::move(order).value();
+    Status status = lister.Add(info, std::move(all.stored[i]));
+    if (!status.ok()) {
+      return std::move(status)
+          .TakeError()
+          .InFile(info.file)
+          .InTensor(info.stored_name)
+          .At(info.offset);
     }
-    if (!names.insert(info.name).second) {
-      return fail(
-          Error(ErrorCode::kDuplicateKey, fmt::format("two tensors would be \"{}\"", info.name)));
-    }
-    out.tensors.push_back(std::move(info));
-    out.stored.push_back(std::move(all.stored[i]));
   }
-  return out;
+  return std::move(lister).Take();
 }
 
 }  // namespace
 
 Result<Model> OpenGguf(const std::string& path) {
   PW_ASSIGN(std::vector<GgufFile> files, OpenGgufFiles(path));
-  const std::string& first = files.front().file().path();
+  const std::string first = files.front().file().path();
   Model model;
   model.path = path;
   ModelConfig config;
@@ -167,6 +233,9 @@ Result<Model> OpenGguf(const std::string& path) {
     if (status.error().code == ErrorCode::kUnknownFamily) model.config = std::move(config);
     model.config_error = std::move(status).TakeError().InFile(first);
   }
+  const GgufEntry* entry = files.front().Find(kFoldsKey);
+  std::optional<std::string> folds;
+  if (entry != nullptr) folds = files.front().AsString(*entry).value_or("");
   auto vocabulary = ReadGgufVocabulary(files.front());
   if (vocabulary.ok()) {
     model.vocabulary = std::move(vocabulary).value();
@@ -174,6 +243,7 @@ Result<Model> OpenGguf(const std::string& path) {
     model.vocabulary_error = std::move(vocabulary).TakeError().InFile(first);
   }
   model.source = std::make_unique<GgufSource>(std::move(files), std::move(listing));
+  if (folds) ReadFolds(*folds, first, &model);
   return model;
 }
 

@@ -23,6 +23,9 @@ class GgufOutput {
   // Finished: tensors() have absolute offsets.
   const GgufHeader& header() const { return header_; }
 
+  // Before Seal: as GgufHeader::FillRoom.
+  bool FillRoom(std::string_view text) { return header_.FillRoom(text); }
+
   // Bytes [offset, offset + bytes) of tensor `tensor` of the header. Thread-safe.
   Status Write(size_t tensor, uint64_t offset, const void* from, uint64_t bytes);
 

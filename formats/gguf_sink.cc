@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <tuple>
 
 #include "formats/detect.h"
@@ -27,6 +28,8 @@ struct Placement {
   size_t place =
       kDropped;  // in the header's tensors(); kDropped: derived, the file does without it
   uint64_t row_bytes = 0;
+  uint64_t offset = 0;  // of an expert's matrix in the tensor of all experts
+  uint64_t bytes = 0;
   RowOrder order;
 };
 
@@ -55,14 +58,24 @@ class GgufSink : public TensorSink {
     PW_TRY(CheckTile(tensors_[index], row, tile));
     if (slot.place == Placement::kDropped) return OkStatus();
     const auto write = [&](uint64_t offset, const void* from, uint64_t bytes) {
-      return file_->Write(slot.place, offset, from, bytes);
+      return file_->Write(slot.place, slot.offset + offset, from, bytes);
     };
     Status status = slot.order.Write(write, slot.row_bytes, row, tile.rows, tile.data.data());
     if (!status.ok()) return std::move(status).TakeError().InTensor(tensors_[index].name);
     return OkStatus();
   }
 
-  Status Seal() override { return file_->Seal(); }
+  Status Seal() override {
+    if (options_.folds_bytes > 0) {
+      const FoldRecord none;
+      const FoldRecord& folds = options_.folds == nullptr ? none : *options_.folds;
+      if (!file_->FillRoom(FoldRecordToJson(folds))) {
+        return Error(ErrorCode::kVerifyFailed, "the record of folds is longer than its room")
+            .InFile(options_.path);
+      }
+    }
+    return file_->Seal();
+  }
   Status Commit() override { return file_->Commit(); }
   void Keep() override {
     if (file_ != nullptr) file_->Keep();
@@ -72,10 +85,7 @@ class GgufSink : public TensorSink {
     const Placement& slot = slots_[index];
     return slot.place == Placement::kDropped ? "" : file_->header().tensors()[slot.place].name;
   }
-  uint64_t OutputBytes(size_t index) const override {
-    const Placement& slot = slots_[index];
-    return slot.place == Placement::kDropped ? 0 : file_->header().tensors()[slot.place].bytes;
-  }
+  uint64_t OutputBytes(size_t index) const override { return slots_[index].bytes; }
   uint64_t TotalBytes() const override { return file_->header().file_bytes(); }
 
  private:
@@ -96,6 +106,7 @@ class GgufSink : public TensorSink {
       const std::string full = key.starts_with("pennyweight.") ? key : "pennyweight." + key;
       if (!header_.Has(full)) header_.AddString(full, value);
     }
+    if (options_.folds_bytes > 0) header_.AddRoom(kFoldsKey, options_.folds_bytes);
     if (!inputs_.empty()) CopyKeys(inputs_.front(), "");
     return OkStatus();
   }
@@ -152,17 +163,31 @@ class GgufSink : public TensorSink {
                        [&](size_t a, size_t b) { return SortKey(places[a]) < SortKey(places[b]); });
       PW_TRY(AddRopeFreqs());
     }
-    for (const size_t i : order) PW_TRY(PlaceTensor(i, places[i]));
+    for (size_t first = 0; first < order.size();) {
+      const TensorPlace& place = places[order[first]];
+      size_t end = first + 1;
+      if (place.expert >= 0) {
+        while (end < order.size() && places[order[end]].rule == place.rule &&
+               places[order[end]].layer == place.layer) {
+          ++end;
+        }
+        PW_TRY(PlaceStack(std::span(order).subspan(first, end - first), places));
+      } else {
+        PW_TRY(PlaceTensor(order[first], place));
+      }
+      first = end;
+    }
     return OkStatus();
   }
 
-  // Embedding, layers, final norm, head, others; in a layer the order of the family's table.
-  std::tuple<int, int64_t, std::ptrdiff_t> SortKey(const TensorPlace& place) const {
-    if (place.rule == nullptr) return {4, 0, 0};
+  // Embedding, layers, final norm, head, others; in a layer the order of the family's table, and of
+  // the experts.
+  std::tuple<int, int64_t, std::ptrdiff_t, int64_t> SortKey(const TensorPlace& place) const {
+    if (place.rule == nullptr) return {4, 0, 0, 0};
     const std::ptrdiff_t rule = place.rule - family_->tensors.data();
-    if (place.layer >= 0) return {1, place.layer, rule};
-    if (place.rule->hf == family_->embedding) return {0, 0, rule};
-    return {place.rule->hf == family_->head ? 3 : 2, 0, rule};
+    if (place.layer >= 0) return {1, place.layer, rule, place.expert};
+    if (place.rule->hf == family_->embedding) return {0, 0, rule, 0};
+    return {place.rule->hf == family_->head ? 3 : 2, 0, rule, 0};
   }
 
   Status AddRopeFreqs() {
@@ -181,6 +206,7 @@ class GgufSink : public TensorSink {
     if (!status.ok()) return std::move(status).TakeError().InTensor(tensor.name);
     Placement& slot = slots_[index];
     slot.place = header_.tensors().size() - 1;
+    slot.bytes = header_.tensors().back().bytes;
     slot.row_bytes =
         tensor.encoding.RowBytes(tensor.shape.empty() ? 1 : tensor.shape.back()).value_or(0);
     if (!known) return OkStatus();
@@ -189,6 +215,61 @@ class GgufSink : public TensorSink {
     if (!order.ok()) return std::move(order).TakeError().InTensor(tensor.name);
     slot.order = std::move(order).value();
     return OkStatus();
+  }
+
+  // The experts of a layer, by number, as one tensor: all of them, of one shape and encoding.
+  Status PlaceStack(std::span<const size_t> stack, const std::vector<TensorPlace>& places) {
+    const TensorPlace& place = places[stack.front()];
+    const OutputTensor& first = tensors_[stack.front()];
+    const auto experts = static_cast<size_t>(options_.model->config->experts);
+    for (size_t e = 0; e < stack.size(); ++e) {
+      const auto number = static_cast<size_t>(places[stack[e]].expert);
+      if (number >= experts) {
+        return Error(ErrorCode::kConfigInvalid,
+                     fmt::format("the configuration has {} experts", experts))
+            .InTensor(tensors_[stack[e]].name);
+      }
+      if (number != e) return MissingExpert(place, e);
+      PW_TRY(CheckAlike(first, tensors_[stack[e]]));
+    }
+    if (stack.size() < experts) return MissingExpert(place, stack.size());
+    if (first.shape.size() != 2) {
+      return Error(ErrorCode::kInvalidTensor,
+                   fmt::format("its shape is {}, not that of a matrix", ShapeToString(first.shape)))
+          .InTensor(first.name);
+    }
+    const Shape shape = {static_cast<int64_t>(experts), first.shape[0], first.shape[1]};
+    Status status =
+        header_.AddTensor(NameFor(place.rule->gguf, place.layer), first.encoding, shape);
+    if (!status.ok()) return std::move(status).TakeError().InTensor(first.name);
+    const uint64_t bytes = header_.tensors().back().bytes / experts;
+    for (size_t e = 0; e < experts; ++e) {
+      Placement& slot = slots_[stack[e]];
+      slot.place = header_.tensors().size() - 1;
+      slot.row_bytes = first.encoding.RowBytes(first.shape[1]).value_or(0);
+      slot.bytes = bytes;
+      slot.offset = e * bytes;
+    }
+    return OkStatus();
+  }
+
+  static Error MissingExpert(const TensorPlace& place, size_t expert) {
+    return Error(ErrorCode::kTensorMissing,
+                 "GGUF keeps the experts of a layer in one tensor, and this one is missing")
+        .InTensor(NameFor(place.rule->hf, place.layer, static_cast<int64_t>(expert)));
+  }
+
+  static Status CheckAlike(const OutputTensor& first, const OutputTensor& other) {
+    if (first.shape == other.shape && first.encoding == other.encoding) return OkStatus();
+    return Error(ErrorCode::kUnsupported,
+                 fmt::format("GGUF keeps the experts of a layer in one tensor: this one is {} {}, "
+                             "the first is {} {}",
+                             other.encoding.Name(), ShapeToString(other.shape),
+                             first.encoding.Name(), ShapeToString(first.shape)))
+        .Hint(
+            "write patterns of --tensor-type and --keep so that they match all experts of a "
+            "layer: 'experts\\.\\d+\\.w2'")
+        .InTensor(other.name);
   }
 
   SinkOptions options_;

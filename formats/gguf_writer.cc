@@ -80,6 +80,19 @@ void GgufHeader::AddI32s(std::string_view key, const std::vector<int32_t>& value
   for (const int32_t value : values) Append(&entries_, value);
 }
 
+void GgufHeader::AddRoom(std::string_view key, uint64_t bytes) {
+  AddString(key, std::string(bytes, ' '));
+  room_ = entries_.size() - bytes;
+  room_bytes_ = bytes;
+}
+
+bool GgufHeader::FillRoom(std::string_view text) {
+  if (text.size() > room_bytes_) return false;
+  std::fill_n(std::copy(text.begin(), text.end(), bytes_.begin() + static_cast<int64_t>(room_)),
+              room_bytes_ - text.size(), ' ');
+  return true;
+}
+
 void GgufHeader::AddCopy(const GgufFile& file, const GgufEntry& entry) {
   if (entry.type == GgufType::kArray) {
     StartArray(entry.key, entry.element, entry.count);
@@ -131,6 +144,7 @@ Status GgufHeader::Finish() {
   Append<uint32_t>(&bytes_, 3);
   Append<uint64_t>(&bytes_, tensors_.size());
   Append<uint64_t>(&bytes_, entry_count_);
+  room_ += bytes_.size();
   bytes_ += entries_;
   entries_ = std::string();
   for (const GgufTensor& tensor : tensors_) {

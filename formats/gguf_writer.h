@@ -24,6 +24,8 @@ class GgufHeader {
   void AddStrings(std::string_view key, const std::vector<std::string_view>& values);
   void AddF32s(std::string_view key, const std::vector<float>& values);
   void AddI32s(std::string_view key, const std::vector<int32_t>& values);
+  // A string that is known later: `bytes` spaces. Once in a header.
+  void AddRoom(std::string_view key, uint64_t bytes);
   // A key of another file, byte by byte.
   void AddCopy(const GgufFile& file, const GgufEntry& entry);
   bool Has(std::string_view key) const;
@@ -40,6 +42,10 @@ class GgufHeader {
   // Fixes the layout: offsets of tensors() become absolute. Call once, after everything is added.
   Status Finish();
 
+  // After Finish: the text of AddRoom's string, with spaces behind it. False when it is longer than
+  // the room, or there is none.
+  bool FillRoom(std::string_view text);
+
   // After Finish: the file's first bytes, up to the first tensor; the tensors; the file's length
   // with the padding behind the last tensor.
   const std::string& bytes() const { return bytes_; }
@@ -51,6 +57,8 @@ class GgufHeader {
   void StartArray(std::string_view key, GgufType element, uint64_t count);
 
   std::string entries_;
+  uint64_t room_ = 0;  // in entries_, then in bytes_
+  uint64_t room_bytes_ = 0;
   uint64_t entry_count_ = 0;
   std::unordered_map<std::string, bool> keys_;
   std::unordered_map<std::string, bool> names_;

@@ -12,11 +12,29 @@ namespace pennyweight {
 namespace {
 
 constexpr int64_t kMaxContext = int64_t{1} << 32;
-constexpr int64_t kDefaultContext = 2048;  // LlamaConfig's
 
-// Lets every integer through that a JSON file can hold: the id is judged afterwards.
-constexpr int64_t kAnyMin = INT64_MIN;
-constexpr int64_t kAnyMax = INT64_MAX;
+// What transformers takes where a family's config.json has no such key
+// (models/*/configuration_*.py).
+struct Defaults {
+  std::string_view family;
+  int64_t kv_heads;  // 0: as many as heads
+  int64_t context;
+  double rope_theta;
+  int64_t sliding_window;  // 0: none
+};
+constexpr Defaults kDefaults[] = {
+    {"llama", 0, 2048, 1e4, 0},
+    {"mistral", 8, 131072, 1e4, 4096},
+    {"mixtral", 8, 131072, 1e6, 0},
+    {"qwen2", 32, 32768, 1e4, 0},
+};
+
+const Defaults& DefaultsOf(const Family& family) {
+  for (const Defaults& row : kDefaults) {
+    if (row.family == family.name) return row;
+  }
+  return kDefaults[0];
+}
 
 Result<RopeScaling> ParseRopeType(const JsonFields& rope) {
   RopeScaling scaling;
@@ -85,7 +103,7 @@ Result<std::optional<int64_t>> ParseTokenId(const JsonFields& fields, std::strin
   return id;
 }
 
-Status ParseSizes(const JsonFields& fields, ModelConfig* config) {
+Status ParseSizes(const JsonFields& fields, const Defaults& defaults, ModelConfig* config) {
   constexpr int64_t kMax = limits::kDimension;
   PW_ASSIGN(config->hidden_size, fields.RequireInteger("hidden_size", 1, kMax));
   PW_ASSIGN(config->intermediate_size, fields.RequireInteger("intermediate_size", 1, kMax));
@@ -93,7 +111,8 @@ Status ParseSizes(const JsonFields& fields, ModelConfig* config) {
   PW_ASSIGN(config->heads, fields.RequireInteger("num_attention_heads", 1, kMax));
   PW_ASSIGN(config->vocab_size, fields.RequireInteger("vocab_size", 1, kMax));
   PW_ASSIGN(const auto kv_heads, fields.GetInteger("num_key_value_heads", 1, kMax));
-  config->kv_heads = kv_heads.value_or(config->heads);
+  const bool from_family = defaults.kv_heads > 0 && !fields.Stands("num_key_value_heads");
+  config->kv_heads = kv_heads.value_or(from_family ? defaults.kv_heads : config->heads);
   if (config->heads % config->kv_heads != 0) {
     return fields.Invalid(
         "num_key_value_heads",
@@ -111,7 +130,7 @@ Status ParseSizes(const JsonFields& fields, ModelConfig* config) {
                           fmt::format("{} must be even: positions rotate pairs", config->head_dim));
   }
   PW_ASSIGN(const auto context, fields.GetInteger("max_position_embeddings", 1, kMaxContext));
-  config->context_length = context.value_or(kDefaultContext);
+  config->context_length = context.value_or(defaults.context);
   return OkStatus();
 }
 
@@ -126,16 +145,37 @@ Status CheckComputation(const JsonFields& fields) {
   if (partial && *partial != 1.0) {
     return fields.Unsupported("partial_rotary_factor", "only 1.0 is computed here");
   }
-  PW_ASSIGN(const auto window, fields.GetInteger("sliding_window", kAnyMin, kAnyMax));
-  PW_ASSIGN(const auto use_window, fields.GetBool("use_sliding_window"));
-  if (window && use_window.value_or(true)) {
-    return fields.Unsupported("sliding_window", "sliding attention is not computed here");
+  return OkStatus();
+}
+
+// A window is no obstacle by itself: contexts up to its length are computed as without it.
+Status ParseSlidingWindow(const JsonFields& fields, const Family& family, ModelConfig* config) {
+  PW_ASSIGN(const auto window, fields.GetInteger("sliding_window", 1, kMaxContext));
+  // Qwen2's alone, and false unless it is there.
+  PW_ASSIGN(const auto use, fields.GetBool("use_sliding_window"));
+  if (!use.value_or(family.name != "qwen2")) return OkStatus();
+  const bool stands = fields.Stands("sliding_window");
+  config->sliding_window = window.value_or(stands ? 0 : DefaultsOf(family).sliding_window);
+  return OkStatus();
+}
+
+Status ParseExperts(const JsonFields& fields, ModelConfig* config) {
+  PW_ASSIGN(config->experts, fields.RequireInteger("num_local_experts", 1, limits::kExperts));
+  PW_ASSIGN(config->experts_per_token,
+            fields.RequireInteger("num_experts_per_tok", 1, limits::kExperts));
+  if (config->experts_per_token > config->experts) {
+    return fields.Invalid("num_experts_per_tok",
+                          fmt::format("must be at most num_local_experts {}", config->experts));
   }
   return OkStatus();
 }
 
-Status ParseKnownFamily(const JsonFields& fields, ModelConfig* config) {
-  PW_TRY(ParseSizes(fields, config));
+Status ParseKnownFamily(const JsonFields& fields, const Family& family, ModelConfig* config) {
+  const Defaults& defaults = DefaultsOf(family);
+  config->rope_theta = defaults.rope_theta;
+  PW_TRY(ParseSizes(fields, defaults, config));
+  if (HasExperts(family)) PW_TRY(ParseExperts(fields, config));
+  PW_TRY(ParseSlidingWindow(fields, family, config));
   PW_ASSIGN(config->rms_norm_eps, fields.RequirePositive("rms_norm_eps"));
   PW_TRY(ParseRope(fields, config));
   PW_ASSIGN(const auto tied, fields.GetBool("tie_word_embeddings"));
@@ -212,7 +252,7 @@ Result<const Family*> ParseAny(const Json& json, const JsonFields& fields, Model
     return family;
   }
   config->family = std::string(family->name);
-  PW_TRY(ParseKnownFamily(fields, config));
+  PW_TRY(ParseKnownFamily(fields, *family, config));
   return family;
 }
 

@@ -21,9 +21,9 @@ struct HfConfig {
 };
 
 // Reads the keys of a parsed config.json. `file` and `name` (for people) go into errors and the
-// config. Keys are those of transformers' LlamaConfig, with its defaults where it has them:
-// num_key_value_heads (= num_attention_heads), head_dim (= hidden_size / num_attention_heads),
-// max_position_embeddings (2048), rope_theta (10000), tie_word_embeddings (false).
+// config. Keys are those of transformers' configurations, with their defaults where they have any:
+// head_dim (= hidden_size / num_attention_heads), tie_word_embeddings (false), and by family
+// num_key_value_heads, max_position_embeddings, rope_theta, sliding_window (formats/hf_config.cc).
 HfConfig ParseHfConfig(const Json& json, const std::string& file, const std::string& name);
 
 // "bfloat16", "torch.float16", ...; nullopt for what is not F32, F16 or BF16.

@@ -1,5 +1,6 @@
 #include "formats/hf_folder.h"
 
+#include <string_view>
 #include <utility>
 
 #include "formats/hf_tokenizer_writer.h"
@@ -15,6 +16,7 @@ Result<std::unique_ptr<HfFolder>> HfFolder::Create(const SinkOptions& options,
   folder->model_ = options.model;
   folder->weights_only_ = options.weights_only;
   folder->as_stored_ = options.as_stored;
+  folder->folds_ = options.folds;
   folder->measure_ = options.measure;
   if (options.measure) {
     PW_ASSIGN(folder->shards_, ShardWriter::InDirectory("", options.shard_bytes, parts,
@@ -88,6 +90,11 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
                 ReadWholeFile(JoinPath(model_->directory, name), limits::kJsonFileBytes));
       PW_TRY(AddFile(name, contents));
     }
+    const std::string folds = JoinPath(model_->directory, std::string(kFoldsFile));
+    if (as_stored_ && PathExists(folds)) {
+      PW_ASSIGN(const std::string contents, ReadWholeFile(folds, limits::kJsonFileBytes));
+      PW_TRY(AddFile(std::string(kFoldsFile), contents));
+    }
   } else if (model_->vocabulary) {
     // What cannot be written is said by the command, before the work.
     const auto files = TokenizerFiles(*model_->vocabulary);
@@ -95,11 +102,17 @@ Status HfFolder::Seal(const std::vector<OutputTensor>& announced, const ConfigCh
       for (const auto& [name, contents] : *files) PW_TRY(AddFile(name, contents));
     }
   }
+  if (folds_ != nullptr && !folds_->empty()) {
+    PW_TRY(AddFile(std::string(kFoldsFile), FoldRecordToJson(*folds_) + "\n"));
+  }
   if (!config.empty()) PW_TRY(AddFile("config.json", config));
   if (measure_) return OkStatus();
   PW_ASSIGN(const Model reopened, as_stored_ ? OpenStored(directory_->temp_path())
                                              : OpenHuggingFace(directory_->temp_path()));
-  return CompareListing(announced, reopened.source->tensors());
+  // Readers of these tell zero points that are all in the middle by their words, and list none.
+  const std::string_view format = reopened.source->format();
+  const bool zeros_by_words = format == "gptq" || format == "awq";
+  return CompareListing(announced, reopened.source->tensors(), zeros_by_words);
 }
 
 }  // namespace pennyweight

@@ -44,6 +44,7 @@ class HfFolder {
   const Model* model_ = nullptr;
   bool weights_only_ = false;
   bool as_stored_ = false;
+  const FoldRecord* folds_ = nullptr;
   bool measure_ = false;  // neither directory_ nor files
   // The shards are files inside the folder: they are destroyed before it.
   std::unique_ptr<AtomicDirectory> directory_;

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "lib/fold_record.h"
+
 namespace pennyweight {
 namespace {
 
@@ -47,7 +49,7 @@ bool IsCopied(std::string_view name) {
 
 // Written anew rather than copied.
 bool IsRewritten(std::string_view name) {
-  return name == "config.json" || name.ends_with(".safetensors") ||
+  return name == "config.json" || name == kFoldsFile || name.ends_with(".safetensors") ||
          name.ends_with(".safetensors.index.json") || name == "pytorch_model.bin.index.json" ||
          (name.starts_with("pytorch_model") && name.ends_with(".bin"));
 }
@@ -81,6 +83,10 @@ Json ConfigFromModel(const ModelConfig& config, const Family& family) {
   out.Set("intermediate_size", Json::Integer(config.intermediate_size));
   out.Set("max_position_embeddings", Json::Integer(config.context_length));
   out.Set("num_attention_heads", Json::Integer(config.heads));
+  if (config.experts > 0) {
+    out.Set("num_experts_per_tok", Json::Integer(config.experts_per_token));
+    out.Set("num_local_experts", Json::Integer(config.experts));
+  }
   out.Set("num_hidden_layers", Json::Integer(config.layers));
   out.Set("num_key_value_heads", Json::Integer(config.kv_heads));
   out.Set("rms_norm_eps", Json::Double(config.rms_norm_eps));
@@ -88,6 +94,10 @@ Json ConfigFromModel(const ModelConfig& config, const Family& family) {
                               ? Json()
                               : RopeScalingConfig(config.rope_scaling));
   out.Set("rope_theta", Json::Double(config.rope_theta));
+  if (config.sliding_window > 0) {
+    out.Set("sliding_window", Json::Integer(config.sliding_window));
+    out.Set("use_sliding_window", Json::Bool(true));
+  }
   out.Set("tie_word_embeddings", Json::Bool(config.tie_embeddings));
   out.Set("torch_dtype", Json::String(TorchDtypeName(config.dtype)));
   out.Set("vocab_size", Json::Integer(config.vocab_size));
@@ -224,7 +234,7 @@ Status CheckOutputPath(const SinkOptions& options) {
 }
 
 Status CompareListing(const std::vector<OutputTensor>& announced,
-                      const std::vector<TensorInfo>& listed) {
+                      const std::vector<TensorInfo>& listed, bool zeros_by_words) {
   std::map<std::string_view, const TensorInfo*> by_name;
   for (const TensorInfo& info : listed) by_name[info.name] = &info;
   const auto differs = [](const std::string& what, std::string_view name) -> Status {
@@ -239,8 +249,9 @@ Status CompareListing(const std::vector<OutputTensor>& announced,
                          ShapeToString(tensor.shape),
                      tensor.name);
     }
-    if (!SameEncoding(it->second->encoding, tensor.encoding, it->second->rows(),
-                      it->second->cols())) {
+    Encoding expected = tensor.encoding;
+    if (zeros_by_words && it->second->encoding.integer.symmetric) expected.integer.symmetric = true;
+    if (!SameEncoding(it->second->encoding, expected, it->second->rows(), it->second->cols())) {
       return differs(
           "lists it as " + it->second->encoding.Name() + " instead of " + tensor.encoding.Name(),
           tensor.name);

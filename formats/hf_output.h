@@ -45,8 +45,9 @@ std::string TorchDtypeName(DType dtype);
 Status CheckOutputPath(const SinkOptions& options);
 
 // Compares what a finished file or folder lists with what was announced: names, shapes, encodings,
-// nothing missing and nothing more. Errors: kVerifyFailed with the tensor.
+// nothing missing and nothing more. `zeros_by_words`: what was announced with zero points may be
+// listed without. Errors: kVerifyFailed with the tensor.
 Status CompareListing(const std::vector<OutputTensor>& announced,
-                      const std::vector<TensorInfo>& listed);
+                      const std::vector<TensorInfo>& listed, bool zeros_by_words = false);
 
 }  // namespace pennyweight

@@ -67,12 +67,17 @@ Status TokenizerReader::NeedTokenizerJson() {
 }
 
 Error TokenizerReader::NoTokenizer() const {
-  for (const auto& [name, what] :
-       {std::pair("vocab.json", "byte-level BPE"), std::pair("vocab.txt", "WordPiece"),
-        std::pair("tekken.json", "tekken"), std::pair("tiktoken.model", "tiktoken")}) {
+  constexpr const char* kResave =
+      "make a tokenizer.json: AutoTokenizer.from_pretrained(...).save_pretrained(...) of "
+      "transformers";
+  for (const auto& [name, what, hint] :
+       {std::tuple("vocab.json", "byte-level BPE without tokenizer.json", kResave),
+        std::tuple("vocab.txt", "WordPiece", ""), std::tuple("tekken.json", "tekken", kResave),
+        std::tuple("tiktoken.model", "tiktoken", kResave)}) {
     if (!PathExists(Path(name))) continue;
     return Error(ErrorCode::kTokenizer,
                  fmt::format("a tokenizer of type {} ({}) is not read here", what, name))
+        .Hint(hint)
         .InFile(Path(name));
   }
   return Error(ErrorCode::kTokenizer, "there is no tokenizer.model and no tokenizer.json")
@@ -146,6 +151,9 @@ Status TokenizerReader::ReadAddedTokens() {
     if (!status.ok()) return std::move(status).TakeError().InFile(Path(name));
     return OkStatus();
   };
+  // Byte-level BPE is run by tokenizer.json, which says of each token how it is found in a text.
+  const bool json_first = vocabulary_.kind == Vocabulary::Kind::kByteBpe;
+  if (json_first) PW_TRY(add(TokenizerJsonAddedTokens(tokenizer_json_), "tokenizer.json"));
   // The tokenizer_config knows more of a token, so it is read first; the same text and id again
   // changes nothing.
   const Json* decoder = tokenizer_config_.Find("added_tokens_decoder");
@@ -153,7 +161,7 @@ Status TokenizerReader::ReadAddedTokens() {
   if (has_decoder) PW_TRY(add(ParseDecoder(*decoder), "tokenizer_config.json"));
   PW_ASSIGN(const Json added, ReadIfThere("added_tokens.json"));
   if (!added.is_null()) PW_TRY(add(ParseAddedTokensFile(added), "added_tokens.json"));
-  if (has_decoder || !added.is_null()) return OkStatus();
+  if (json_first || has_decoder || !added.is_null()) return OkStatus();
   PW_TRY(NeedTokenizerJson());
   if (tokenizer_json_.is_null()) return OkStatus();
   return add(TokenizerJsonAddedTokens(tokenizer_json_), "tokenizer.json");
@@ -196,13 +204,14 @@ Status TokenizerReader::ReadSpecialTokens() {
 
 // Whether BOS and EOS are put around a text.
 Status TokenizerReader::ReadEnds() {
+  const bool bytes = vocabulary_.kind == Vocabulary::Kind::kByteBpe;
   std::optional<bool> add_bos, add_eos;
   if (!tokenizer_config_.is_null()) {
     const JsonFields fields(tokenizer_config_, Path("tokenizer_config.json"));
     PW_ASSIGN(add_bos, fields.GetBool("add_bos_token"));
     PW_ASSIGN(add_eos, fields.GetBool("add_eos_token"));
     PW_ASSIGN(const std::optional<bool> prefix, fields.GetBool("add_prefix_space"));
-    if (prefix) vocabulary_.add_space_prefix = *prefix;
+    if (prefix && !bytes) vocabulary_.add_space_prefix = *prefix;
   }
   if (!add_bos || !add_eos) {
     PW_TRY(NeedTokenizerJson());
@@ -213,7 +222,8 @@ Status TokenizerReader::ReadEnds() {
     if (ends && !add_bos) add_bos = is(ends->first, vocabulary_.bos_id);
     if (ends && !add_eos) add_eos = is(ends->last, vocabulary_.eos_id);
   }
-  vocabulary_.add_bos = add_bos.value_or(true) && vocabulary_.bos_id.has_value();
+  // Sentencepiece models have BOS unless told otherwise; of byte-level ones the files say it.
+  vocabulary_.add_bos = add_bos.value_or(!bytes) && vocabulary_.bos_id.has_value();
   vocabulary_.add_eos = add_eos.value_or(false) && vocabulary_.eos_id.has_value();
   return OkStatus();
 }

@@ -1,18 +1,21 @@
 #include "formats/hf_tokenizer_writer.h"
 
+#include <fmt/format.h>
+
 #include <cstdint>
 #include <cstring>
 #include <optional>
 #include <string_view>
 
 #include "formats/sentencepiece_model.h"
+#include "formats/tokenizer_json_writer.h"
 #include "lib/json.h"
 
 namespace pennyweight {
 namespace {
 
 // Real models have some hundreds. Adding a key to a JSON object looks through all of them.
-constexpr size_t kMaxControl = 8192;
+constexpr size_t kMaxListed = 8192;
 
 // A message of the protobuf wire format.
 class Message {
@@ -92,17 +95,25 @@ std::string SentencePieceModel(const Vocabulary& vocabulary) {
   return model.bytes();
 }
 
-Json AddedToken(const std::string& text) {
-  Json token = Json::Object();
-  token.Set("content", Json::String(text));
-  for (const char* key : {"lstrip", "normalized", "rstrip", "single_word"}) {
-    token.Set(key, Json::Bool(false));
-  }
-  token.Set("special", Json::Bool(true));
-  return token;
+Json AddedTokenJson(const Token& token) {
+  Json json = Json::Object();
+  json.Set("content", Json::String(token.text));
+  json.Set("lstrip", Json::Bool(token.strip_left));
+  json.Set("normalized", Json::Bool(token.normalized));
+  json.Set("rstrip", Json::Bool(token.strip_right));
+  json.Set("single_word", Json::Bool(token.single_word));
+  json.Set("special", Json::Bool(token.type != TokenType::kUserDefined));
+  return json;
+}
+
+// Of a sentencepiece model the user-defined ones stand in its own file.
+bool IsListed(const Vocabulary& vocabulary, const Token& token) {
+  return token.type == TokenType::kControl || token.type == TokenType::kUnknown ||
+         (token.type == TokenType::kUserDefined && vocabulary.kind == Vocabulary::Kind::kByteBpe);
 }
 
 std::string TokenizerConfig(const Vocabulary& vocabulary) {
+  const bool bytes = vocabulary.kind == Vocabulary::Kind::kByteBpe;
   Json config = Json::Object();
   config.Set("add_bos_token", Json::Bool(vocabulary.add_bos));
   config.Set("add_eos_token", Json::Bool(vocabulary.add_eos));
@@ -110,8 +121,7 @@ std::string TokenizerConfig(const Vocabulary& vocabulary) {
   Json added = Json::Object();
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const Token& token = vocabulary.tokens[id];
-    if (token.type != TokenType::kControl && token.type != TokenType::kUnknown) continue;
-    added.Set(std::to_string(id), AddedToken(token.text));
+    if (IsListed(vocabulary, token)) added.Set(std::to_string(id), AddedTokenJson(token));
   }
   config.Set("added_tokens_decoder", std::move(added));
   if (!vocabulary.chat_template.empty()) {
@@ -119,11 +129,11 @@ std::string TokenizerConfig(const Vocabulary& vocabulary) {
   }
   config.Set("clean_up_tokenization_spaces", Json::Bool(false));
   // As llama.cpp does: text behind a special token begins with a space too.
-  config.Set("legacy", Json::Bool(true));
+  if (!bytes) config.Set("legacy", Json::Bool(true));
   for (const SpecialToken& special : SpecialTokens(vocabulary)) {
     config.Set(special.key, special.id ? Json::String(TextOf(vocabulary, *special.id)) : Json());
   }
-  config.Set("tokenizer_class", Json::String("LlamaTokenizer"));
+  config.Set("tokenizer_class", Json::String(bytes ? "PreTrainedTokenizerFast" : "LlamaTokenizer"));
   return config.Dump(2) + "\n";
 }
 
@@ -141,26 +151,34 @@ bool SameTokens(const Vocabulary& a, const Vocabulary& b) {
 
 Result<std::vector<std::pair<std::string, std::string>>> TokenizerFiles(
     const Vocabulary& vocabulary) {
-  const auto refuse = [](const std::string& why) {
+  using Files = std::vector<std::pair<std::string, std::string>>;
+  const bool bytes = vocabulary.kind == Vocabulary::Kind::kByteBpe;
+  const auto refuse = [&](const std::string& why) {
     return Error(ErrorCode::kTokenizer,
-                 "the tokenizer cannot be written as tokenizer.model: " + why)
+                 fmt::format("the tokenizer cannot be written as {}: {}",
+                             bytes ? "tokenizer.json" : "tokenizer.model", why))
         .Hint("copy the tokenizer files of the model into its folder");
   };
-  if (vocabulary.kind != Vocabulary::Kind::kSentencePieceBpe) return refuse("not of its kind");
-  size_t unknown = 0, control = 0;
+  if (vocabulary.kind == Vocabulary::Kind::kNone) return refuse("not of its kind");
+  size_t unknown = 0, listed = 0;
   for (const Token& token : vocabulary.tokens) {
     unknown += token.type == TokenType::kUnknown;
-    control += token.type == TokenType::kControl;
+    listed += IsListed(vocabulary, token);
+  }
+  if (listed > kMaxListed) return refuse("too many control tokens");
+  if (bytes) {
+    Result<std::string> json = ByteBpeTokenizerJson(vocabulary);
+    if (!json.ok()) return refuse(json.error().message);
+    return Files{{"tokenizer.json", std::move(*json)},
+                 {"tokenizer_config.json", TokenizerConfig(vocabulary)}};
   }
   if (unknown != 1 || !vocabulary.unk_id) return refuse("it needs one unknown token");
-  if (control > kMaxControl) return refuse("too many control tokens");
   std::string model = SentencePieceModel(vocabulary);
   const Result<Vocabulary> read = ParseSentencePieceModel(model);
   if (!read.ok()) return refuse(read.error().message);
   if (!SameTokens(*read, vocabulary)) return refuse("it gives other tokens");
-  return std::vector<std::pair<std::string, std::string>>{
-      {"tokenizer.model", std::move(model)},
-      {"tokenizer_config.json", TokenizerConfig(vocabulary)}};
+  return Files{{"tokenizer.model", std::move(model)},
+               {"tokenizer_config.json", TokenizerConfig(vocabulary)}};
 }
 
 }  // namespace pennyweight

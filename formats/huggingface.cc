@@ -5,6 +5,7 @@
 #include <system_error>
 #include <utility>
 
+#include "formats/fold_file.h"
 #include "formats/hf_config.h"
 #include "formats/hf_tokenizer.h"
 #include "formats/json_fields.h"
@@ -113,6 +114,7 @@ Result<Model> OpenHuggingFace(const std::string& directory) {
   model.directory = directory;
   PW_ASSIGN(model.source, OpenWeights(directory, &model.danger));
   PW_TRY(ReadConfig(&model));
+  ReadFoldsOf(&model);
   Result<Vocabulary> vocabulary =
       ReadHfTokenizer(directory, model.config ? &*model.config : nullptr);
   if (vocabulary.ok()) {

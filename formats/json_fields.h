@@ -26,6 +26,8 @@ class JsonFields {
 
   const std::string& file() const { return file_; }
   bool Has(std::string_view key) const { return Value(key) != nullptr; }
+  // There with any value, null too: what tells "none" from "the default".
+  bool Stands(std::string_view key) const { return object_->Find(key) != nullptr; }
   // nullptr when absent or null.
   const Json* Value(std::string_view key) const;
 

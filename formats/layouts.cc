@@ -15,17 +15,26 @@ std::vector<std::string_view> ScaledLayouts(const ScaledSpec& spec) {
   return layouts;
 }
 
+// Integers: the words of GPTQ hold the widths that its kernels know, those of AWQ one.
+std::vector<std::string_view> IntegerLayouts(const IntegerSpec& spec) {
+  std::vector<std::string_view> layouts;
+  if (spec.bits == 4) layouts.push_back("awq");
+  layouts.push_back("compressed-tensors");
+  if (spec.bits <= 4 || spec.bits == 8) layouts.push_back("gptq");
+  return layouts;
+}
+
 }  // namespace
 
 std::vector<std::string_view> LayoutsFor(const Encoding& encoding) {
   switch (encoding.kind) {
     case Encoding::Kind::kPlain:
-      return {"bnb", "compressed-tensors", "fp8", "gguf", "safetensors"};
+      return {"awq", "bnb", "compressed-tensors", "fp8", "gguf", "gptq", "safetensors"};
     case Encoding::Kind::kBlock:
       if (encoding.block == BlockType::kMXFP4) return {"compressed-tensors", "gguf"};
       return {"gguf"};
     case Encoding::Kind::kInteger:
-      return {"compressed-tensors"};
+      return IntegerLayouts(encoding.integer);
     case Encoding::Kind::kScaled:
       return ScaledLayouts(encoding.scaled);
     case Encoding::Kind::kCodebook:

@@ -58,7 +58,7 @@ class PartsSink : public TensorSink {
     if (tile.rows == 0) return OkStatus();
     const PutPart put = PutFor(index);
     if (IsPlain(tensors_[index])) return PutRows(row, tile, put);
-    Status status = layout_.write(row, tile, put);
+    Status status = layout_.write(tensors_[index], row, tile, put);
     if (status.ok()) return status;
     Error error = std::move(status).TakeError();
     return error.tensor.empty() ? std::move(error).InTensor(tensors_[index].name)
@@ -101,12 +101,7 @@ class PartsSink : public TensorSink {
     ranges_.push_back(range);
   }
 
-  PutPart PutFor(size_t index) {
-    return [this, first = ranges_[index].begin](size_t part, uint64_t offset, const void* from,
-                                                uint64_t bytes) {
-      return folder_->shards().Write(first + part, offset, from, bytes);
-    };
-  }
+  PutPart PutFor(size_t index) { return PutPart(&folder_->shards(), ranges_[index].begin); }
 
   static Status PutRows(int64_t row, const EncodedTensor& tile, const PutPart& put) {
     const uint64_t row_bytes = tile.data.size() / static_cast<uint64_t>(tile.rows);
@@ -145,6 +140,10 @@ bool IsLinearWeight(const Model& model, const OutputTensor& tensor) {
   return tensor.shape.size() == 2 && tensor.name.size() > kWeight.size() &&
          tensor.name.ends_with(kWeight) && role != Role::kEmbedding && role != Role::kNorm &&
          role != Role::kBias;
+}
+
+bool IsHead(const Model& model, const OutputTensor& tensor) {
+  return RoleOf(model, tensor) == Role::kHead;
 }
 
 std::vector<std::string> PlainLinears(const Model& model,

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "formats/detect.h"
+#include "formats/fold_file.h"
 #include "formats/quantized_checkpoint.h"
 #include "formats/readers.h"
 #include "formats/shard_index.h"
@@ -420,6 +421,7 @@ Result<Model> OpenSafetensors(const std::string& path) {
   Model model;
   model.path = path;
   PW_ASSIGN(model.source, GroupQuantizedParts(nullptr, "", &parts, &model.notes));
+  ReadFoldsOf(&model);
   return model;
 }
 

@@ -118,14 +118,23 @@ Result<std::unique_ptr<ShardWriter>> ShardWriter::InDirectory(
 }
 
 Status ShardWriter::Write(size_t part, uint64_t offset, const void* from, uint64_t bytes) {
+  return WriteLines(part, offset, bytes, 1, from, bytes);
+}
+
+Status ShardWriter::WriteLines(size_t part, uint64_t offset, uint64_t stride, uint64_t lines,
+                               const void* from, uint64_t bytes) {
+  if (lines == 0) return OkStatus();
   const Place place = places_[part];
   const File& file = files_[place.file];
-  const auto end = CheckedAdd(offset, bytes);
+  const auto before_last = CheckedMul(lines - 1, stride);
+  const auto size = before_last ? CheckedAdd(*before_last, bytes) : std::nullopt;
+  const auto end = size ? CheckedAdd(offset, *size) : std::nullopt;
   if (!end || *end > file.layout.bytes[place.index]) {
     return Error(ErrorCode::kInvalidOffset, "a write beyond the end of the tensor")
         .InTensor(parts_[part].stored.name);
   }
-  return file.file->Write(file.layout.offsets[place.index] + offset, from, bytes);
+  return file.file->WriteLines(file.layout.offsets[place.index] + offset, stride, lines, from,
+                               bytes);
 }
 
 Status ShardWriter::Seal() {

@@ -40,6 +40,9 @@ class ShardWriter {
 
   // Bytes [offset, offset + bytes) of part `part`. Thread-safe.
   Status Write(size_t part, uint64_t offset, const void* from, uint64_t bytes);
+  // A piece of each of `lines` lines of part `part`: see OutputFile::WriteLines. Thread-safe.
+  Status WriteLines(size_t part, uint64_t offset, uint64_t stride, uint64_t lines, const void* from,
+                    uint64_t bytes);
 
   // Checks that every byte of every part was written once, adds the headers, syncs, re-opens and
   // compares hashes.

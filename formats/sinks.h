@@ -31,6 +31,11 @@ struct SinkOptions {
   // The model is of OpenStored: config.json is copied byte by byte, and the finished output is
   // opened again in the same way.
   bool as_stored = false;
+  // What was folded into the tensors, read at Seal; null: nothing. It goes into a GGUF file's
+  // metadata, for which `folds_bytes` are set aside in the header (FoldRecordToJson of what may
+  // come), and into a file of its own in a folder (lib/fold_record.h).
+  const FoldRecord* folds = nullptr;
+  uint64_t folds_bytes = 0;
   // Only sizes are wanted: no file or folder is made, Write does nothing, Commit is an error.
   // OutputName, OutputBytes and, after Seal, TotalBytes are those of the real output.
   bool measure = false;
@@ -50,6 +55,16 @@ Result<std::unique_ptr<TensorSink>> MakeFp8Sink(const SinkOptions& options);
 
 // A Hugging Face folder of bitsandbytes' 4-bit codebooks.
 Result<std::unique_ptr<TensorSink>> MakeBnbSink(const SinkOptions& options);
+
+// A Hugging Face folder as AutoGPTQ and GPTQModel write it: integers of 2, 3, 4 or 8 bits.
+Result<std::unique_ptr<TensorSink>> MakeGptqSink(const SinkOptions& options);
+
+// A Hugging Face folder as AutoAWQ writes it (GEMM): 4-bit integers.
+Result<std::unique_ptr<TensorSink>> MakeAwqSink(const SinkOptions& options);
+
+// Why an integer matrix [rows, cols] does not divide into the words and groups of a layout, by its
+// name; empty when it does, or when the layout holds no such integers. It can only stay plain then.
+std::string WordMisfit(std::string_view layout, const IntegerSpec& spec, const Shape& shape);
 
 // The layouts that hold values of an encoding, by the names that --to takes.
 std::vector<std::string_view> LayoutsFor(const Encoding& encoding);

@@ -7,22 +7,18 @@
 #include <unordered_map>
 #include <utility>
 
+#include "formats/tokenizer_json_internal.h"
 #include "lib/limits.h"
 
 namespace pennyweight {
-namespace {
 
-constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
-
-// Ids may leave holes, but no file of a few bytes may ask for millions of tokens.
-constexpr uint64_t kMaxHoles = 1u << 16;
-
-// Whole multi-character tokens that no merge makes: after everything else.
-constexpr float kNeverMergedScore = -1e9f;
+namespace tokenizer_json {
 
 Error Refused(std::string what) {
   return Error(ErrorCode::kTokenizer, std::move(what) + " is not read here")
-      .Hint("only sentencepiece-style BPE can be run; commands that need no text still work");
+      .Hint(
+          "BPE as sentencepiece does it, and byte-level BPE, can be run; commands that need no "
+          "text still work");
 }
 
 Error Malformed(std::string what) {
@@ -56,6 +52,41 @@ std::string TypeNames(const Json& json, std::string_view list_key) {
   return names;
 }
 
+Result<std::pair<std::string_view, std::string_view>> MergeParts(const Json& merge) {
+  if (merge.is_string()) {
+    const std::string_view text = merge.str();
+    const size_t space = text.find(' ');
+    if (space != std::string_view::npos && text.find(' ', space + 1) == std::string_view::npos) {
+      return std::pair(text.substr(0, space), text.substr(space + 1));
+    }
+  } else if (merge.is_array() && merge.items().size() == 2 && merge.items()[0].is_string() &&
+             merge.items()[1].is_string()) {
+    return std::pair(std::string_view(merge.items()[0].str()),
+                     std::string_view(merge.items()[1].str()));
+  }
+  return Malformed(fmt::format("the merge {:.100} is not a pair of tokens", merge.Dump()));
+}
+
+}  // namespace tokenizer_json
+
+namespace {
+
+using tokenizer_json::BoolAt;
+using tokenizer_json::FindNonNull;
+using tokenizer_json::Malformed;
+using tokenizer_json::Refused;
+using tokenizer_json::StringAt;
+using tokenizer_json::TokenIds;
+using tokenizer_json::TypeNames;
+
+constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+// Ids may leave holes, but no file of a few bytes may ask for millions of tokens.
+constexpr uint64_t kMaxHoles = 1u << 16;
+
+// Whole multi-character tokens that no merge makes: after everything else.
+constexpr float kNeverMergedScore = -1e9f;
+
 bool IsPrepend(const Json& json) {
   return StringAt(json, "type") == "Prepend" && StringAt(json, "prepend") == kSpaceMark;
 }
@@ -70,10 +101,8 @@ bool IsReplaceSpace(const Json& json) {
 Status ParseNormalizer(const Json& json, Vocabulary* vocabulary) {
   const Json* pre = FindNonNull(json, "pre_tokenizer");
   if (pre != nullptr) {
-    const std::string names = TypeNames(*pre, "pretokenizers");
-    const bool bytes = names.find("ByteLevel") != std::string::npos;
-    return Refused(fmt::format("{} (pre-tokenizer {:.200})",
-                               bytes ? "byte-level BPE" : "a BPE that splits text first", names));
+    return Refused(fmt::format("a BPE that splits text first (pre-tokenizer {:.200})",
+                               TypeNames(*pre, "pretokenizers")));
   }
   const Json* normalizer = FindNonNull(json, "normalizer");
   if (normalizer == nullptr) return Refused("a BPE without normalizer");
@@ -107,7 +136,6 @@ Status CheckMerging(const Json& model) {
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!StringAt(model, key).empty()) return Refused(fmt::format("a BPE with {}", key));
   }
-  if (BoolAt(model, "ignore_merges")) return Refused("a BPE with ignore_merges");
   return OkStatus();
 }
 
@@ -120,8 +148,6 @@ void FillHoles(size_t size, Vocabulary* vocabulary) {
                       .type = TokenType::kUnused});
   }
 }
-
-using TokenIds = std::unordered_map<std::string_view, size_t>;
 
 Result<TokenIds> ParseVocab(const Json& vocab, Vocabulary* vocabulary) {
   const auto& members = vocab.members();
@@ -156,20 +182,6 @@ Result<TokenIds> ParseVocab(const Json& vocab, Vocabulary* vocabulary) {
   return ids;
 }
 
-// The text that a merge makes: "a b", or ["a", "b"] since tokenizers 0.20.
-Result<std::string> MergedText(const Json& merge) {
-  if (merge.is_string()) {
-    const size_t space = merge.str().find(' ');
-    if (space != std::string::npos && merge.str().find(' ', space + 1) == std::string::npos) {
-      return merge.str().substr(0, space) + merge.str().substr(space + 1);
-    }
-  } else if (merge.is_array() && merge.items().size() == 2 && merge.items()[0].is_string() &&
-             merge.items()[1].is_string()) {
-    return merge.items()[0].str() + merge.items()[1].str();
-  }
-  return Malformed(fmt::format("the merge {:.100} is not a pair of tokens", merge.Dump()));
-}
-
 size_t CountCharacters(std::string_view utf8) {
   return static_cast<size_t>(std::count_if(utf8.begin(), utf8.end(), [](char c) {
     return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
@@ -181,8 +193,10 @@ Status ParseMerges(const Json& model, const TokenIds& ids, Vocabulary* vocabular
   if (merges == nullptr || !merges->is_array()) return Malformed("\"merges\" must be a list");
   std::vector<bool> made(vocabulary->tokens.size(), false);
   int64_t rank = 0;
+  std::string text;
   for (const Json& merge : merges->items()) {
-    PW_ASSIGN(const std::string text, MergedText(merge));
+    PW_ASSIGN(const auto parts, tokenizer_json::MergeParts(merge));
+    text.assign(parts.first).append(parts.second);
     const auto found = ids.find(text);
     if (found == ids.end()) {
       return Malformed(
@@ -217,6 +231,14 @@ Status MarkBytes(const TokenIds& ids, Vocabulary* vocabulary) {
   return OkStatus();
 }
 
+Status ParseSentencePieceModel(const Json& model, const TokenIds& ids, Vocabulary* vocabulary) {
+  vocabulary->kind = Vocabulary::Kind::kSentencePieceBpe;
+  if (BoolAt(model, "ignore_merges")) return Refused("a BPE with ignore_merges");
+  PW_TRY(ParseMerges(model, ids, vocabulary));
+  vocabulary->byte_fallback = BoolAt(model, "byte_fallback");
+  return vocabulary->byte_fallback ? MarkBytes(ids, vocabulary) : OkStatus();
+}
+
 // The special token of one element of a template; nullopt for the text itself.
 std::optional<std::string> SpecialOf(const Json& element) {
   const Json* special = element.Find("SpecialToken");
@@ -233,17 +255,18 @@ Result<Vocabulary> ParseTokenizerJson(const Json& json) {
   const Json* vocab = FindNonNull(*model, "vocab");
   if (vocab == nullptr || !vocab->is_object()) return Malformed("\"vocab\" must be an object");
   Vocabulary vocabulary;
-  vocabulary.kind = Vocabulary::Kind::kSentencePieceBpe;
-  PW_TRY(ParseNormalizer(json, &vocabulary));
   PW_TRY(CheckMerging(*model));
+  const bool bytes = tokenizer_json::IsByteLevel(json);
+  PW_TRY(bytes ? tokenizer_json::ParseByteLevelSteps(json, &vocabulary)
+               : ParseNormalizer(json, &vocabulary));
   PW_ASSIGN(const TokenIds ids, ParseVocab(*vocab, &vocabulary));
-  PW_TRY(ParseMerges(*model, ids, &vocabulary));
-  vocabulary.byte_fallback = BoolAt(*model, "byte_fallback");
-  if (vocabulary.byte_fallback) PW_TRY(MarkBytes(ids, &vocabulary));
+  PW_TRY(bytes ? tokenizer_json::ParseByteLevelModel(*model, ids, &vocabulary)
+               : ParseSentencePieceModel(*model, ids, &vocabulary));
   const auto unknown = ids.find(StringAt(*model, "unk_token"));
   if (unknown != ids.end()) {
     vocabulary.unk_id = static_cast<int64_t>(unknown->second);
-    vocabulary.tokens[unknown->second].type = TokenType::kUnknown;
+    // In byte-level BPE it is a token as any other, until added_tokens say more.
+    if (!bytes) vocabulary.tokens[unknown->second].type = TokenType::kUnknown;
     vocabulary.tokens[unknown->second].score = 0;
   }
   return vocabulary;
@@ -257,6 +280,10 @@ Result<AddedToken> ParseAddedToken(const Json& entry, std::optional<int64_t> id)
   }
   token.text = StringAt(entry, "content");
   token.special = BoolAt(entry, "special");
+  token.strip_left = BoolAt(entry, "lstrip");
+  token.strip_right = BoolAt(entry, "rstrip");
+  token.single_word = BoolAt(entry, "single_word");
+  token.normalized = BoolAt(entry, "normalized");
   if (!id || *id < 0 || token.text.empty() || token.text.size() > limits::kTokenBytes) {
     return Malformed("an added token needs an id and content");
   }
@@ -278,12 +305,16 @@ Result<std::vector<AddedToken>> TokenizerJsonAddedTokens(const Json& json) {
 
 std::optional<TemplateEnds> TokenizerJsonTemplate(const Json& json) {
   const Json* processor = FindNonNull(json, "post_processor");
-  if (processor == nullptr || StringAt(*processor, "type") != "TemplateProcessing") {
-    return std::nullopt;
+  if (processor == nullptr) return std::nullopt;
+  const Json* list = processor->Find("processors");  // of a Sequence
+  const bool sequence = list != nullptr && list->is_array();
+  for (const Json& step : sequence ? list->items() : std::vector<Json>{*processor}) {
+    if (StringAt(step, "type") != "TemplateProcessing") continue;
+    const Json* single = step.Find("single");
+    if (single == nullptr || !single->is_array() || single->items().empty()) return std::nullopt;
+    return TemplateEnds{SpecialOf(single->items().front()), SpecialOf(single->items().back())};
   }
-  const Json* single = processor->Find("single");
-  if (single == nullptr || !single->is_array() || single->items().empty()) return std::nullopt;
-  return TemplateEnds{SpecialOf(single->items().front()), SpecialOf(single->items().back())};
+  return std::nullopt;
 }
 
 Status AddTokens(const std::vector<AddedToken>& added, std::optional<int64_t> vocab_size,
@@ -309,7 +340,11 @@ Status AddTokens(const std::vector<AddedToken>& added, std::optional<int64_t> vo
     if (slot.text == token.text && slot.type != TokenType::kNormal) continue;
     slot = {.text = token.text,
             .score = -1000.0f,
-            .type = token.special ? TokenType::kControl : TokenType::kUserDefined};
+            .type = token.special ? TokenType::kControl : TokenType::kUserDefined,
+            .strip_left = token.strip_left,
+            .strip_right = token.strip_right,
+            .single_word = token.single_word,
+            .normalized = token.normalized};
   }
   return OkStatus();
 }

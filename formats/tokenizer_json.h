@@ -1,5 +1,5 @@
-// tokenizer.json of Hugging Face's tokenizers library -> Vocabulary, for the one kind that can be
-// run here: BPE over text whose spaces became U+2581, as sentencepiece does it.
+// tokenizer.json of Hugging Face's tokenizers library -> Vocabulary, for the kinds that can be run
+// here: BPE over text whose spaces became U+2581, as sentencepiece does it, and byte-level BPE.
 #pragma once
 
 #include <optional>
@@ -17,10 +17,12 @@ struct AddedToken {
   int64_t id = 0;
   std::string text;
   bool special = false;
+  bool strip_left = false, strip_right = false, single_word = false, normalized = false;
 };
 
-// Reads model, normalizer and special ids. The score of a token is minus the lowest rank of the
-// merges that make it, so that merging by score is merging by rank. Added tokens are left to the
+// Reads model, normalizer, pre-tokenizer and special ids. In the sentencepiece kind the score of a
+// token is minus the lowest rank of the merges that make it, so that merging by score is merging by
+// rank. Added tokens are left to the
 // caller. Errors: kTokenizer naming what it is that cannot be read, or what is malformed; kLimit.
 Result<Vocabulary> ParseTokenizerJson(const Json& json);
 

@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "lib/blob.h"
+#include "lib/checked.h"
 #include "lib/file.h"
 #include "lib/limits.h"
 
@@ -84,16 +85,28 @@ bool IsInside(std::string_view path) {
   return true;
 }
 
-// False when the bytes are not there, or others are.
+// Lines that do not overlap, and end where a number can say.
+bool IsRange(const WrittenRange& range) {
+  if (range.lines == 1) return CheckedAdd(range.offset, range.bytes).has_value();
+  if (range.lines == 0 || range.bytes == 0 || range.stride < range.bytes) return false;
+  const auto before_last = CheckedMul(range.lines - 1, range.stride);
+  const auto begin = before_last ? CheckedAdd(range.offset, *before_last) : std::nullopt;
+  return begin && CheckedAdd(*begin, range.bytes);
+}
+
+// False when the bytes are not there, or others are. Precondition: IsRange.
 bool IsOnDisk(const ReadFile& file, const WrittenRange& range, std::string* window) {
-  if (range.offset > file.size() || range.bytes > file.size() - range.offset) return false;
+  if (range.end() > file.size()) return false;
   Hasher hasher;
-  for (uint64_t done = 0; done < range.bytes;) {
-    const uint64_t n = std::min<uint64_t>(kWindowBytes, range.bytes - done);
-    window->resize(kWindowBytes);
-    if (!file.ReadAt(range.offset + done, window->data(), n).ok()) return false;
-    hasher.Update(window->data(), n);
-    done += n;
+  window->resize(kWindowBytes);
+  for (uint64_t line = 0; line < range.lines; ++line) {
+    const uint64_t begin = range.offset + line * range.stride;
+    for (uint64_t done = 0; done < range.bytes;) {
+      const uint64_t n = std::min<uint64_t>(kWindowBytes, range.bytes - done);
+      if (!file.ReadAt(begin + done, window->data(), n).ok()) return false;
+      hasher.Update(window->data(), n);
+      done += n;
+    }
   }
   return hasher.Digest() == range.hash;
 }
@@ -148,7 +161,12 @@ Result<bool> AddEntry(const Record& record, JournalContents* contents) {
     entry.range.offset = reader.Unsigned();
     entry.range.bytes = reader.Unsigned();
     entry.range.hash = {reader.Unsigned(), reader.Unsigned()};
+    if (reader.ok() && !reader.done()) {
+      entry.range.lines = reader.Unsigned();
+      entry.range.stride = reader.Unsigned();
+    }
     if (!reader.done() || entry.file >= contents->files.size()) return false;
+    if (!IsRange(entry.range)) return false;
   } else if (record.kind == kUnit) {
     entry.unit = {Get32(payload), reader.Unsigned(), reader.Unsigned()};
     if (!reader.ok()) return false;
@@ -361,6 +379,10 @@ Status Journal::RecordRange(uint32_t file, const WrittenRange& range) {
   BlobWriter blob;
   for (const uint64_t word : {range.offset, range.bytes, range.hash[0], range.hash[1]}) {
     blob.Unsigned(word);
+  }
+  if (range.lines > 1) {
+    blob.Unsigned(range.lines);
+    blob.Unsigned(range.stride);
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   return Append(kRange, payload + blob.bytes());

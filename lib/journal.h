@@ -10,7 +10,8 @@
 // Layout: "PWJOURN1", then records { u8 kind, u32 bytes, payload, u64 XXH3-64 of all that }, little
 // endian: the recipe first (JSON), then in the order of the work
 //   file   a temporary file, by its path from the folder of the output; numbered from 0
-//   range  u32 file, u64 offset, u64 bytes, XXH3-128 of what was written there
+//   range  u32 file, u64 offset, u64 bytes, XXH3-128 of what was written there; then, when it has
+//          several lines (lib/written_ranges.h), u64 lines, u64 stride
 //   unit   u32 kind, u64 a, u64 b, result: a piece of work whose ranges all stand before it
 #pragma once
 

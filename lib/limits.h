@@ -36,6 +36,7 @@ inline constexpr uint64_t kPickleWork = 1u << 26;         // looks at items of d
 inline constexpr uint64_t kStorageKeyBytes = 1024;
 inline constexpr uint64_t kPickleIntegerBytes = 64;
 inline constexpr int kStateDictDepth = 64;  // dicts and modules inside each other
+inline constexpr uint64_t kFoldsBytes = 48u << 20;  // a record of folds
 inline constexpr uint64_t kJournalBytes = 256u << 20;
 inline constexpr uint64_t kVocabulary = 1u << 24;   // tokens
 inline constexpr uint64_t kTokenBytes = 1u << 16;   // one token's text

@@ -1,3 +1,5 @@
+// Cholesky factor and triangular solves within one panel (lib/linalg_panels.h).
+//
 // Recursive Cholesky from the bottom-right corner: with H = [[H1, B], [B^T, H2]] and R likewise,
 //   R2 = factor(H2), X = B R2^-T, R1 = factor(H1 - X X^T),
 // and the solve with R2 = [[S1, T], [0, S2]] halves in the same way. Nearly all the work is in
@@ -7,95 +9,15 @@
 #include <cmath>
 
 #include "lib/linalg.h"
+#include "lib/linalg_panels.h"
 #include "lib/linalg_product.h"
 #include "lib/parallel.h"
 
-namespace pennyweight {
+namespace pennyweight::linalg {
 namespace {
-
-using linalg::kLeaf;
-
-// A block of H, addressed by its top-left element; `stride` is H's.
-struct Block {
-  float* data;
-  int64_t stride;
-  Block At(int64_t row, int64_t column) const { return {data + row * stride + column, stride}; }
-};
 
 // Rows or columns of the first half.
 int64_t Cut(int64_t n) { return n / 2 / kLeaf * kLeaf == 0 ? kLeaf : n / 2 / kLeaf * kLeaf; }
-
-// C[m, n] -= A[m, k] B[n, k]^T; of the upper triangle only, if `upper`.
-void Subtract(const Context& context, int64_t m, int64_t n, int64_t k, Block a, Block b, Block c,
-              bool upper) {
-  linalg::Product product;
-  product.m = m;
-  product.n = n;
-  product.k = k;
-  product.a.data = a.data;
-  product.a.stride = a.stride;
-  product.b.data = b.data;
-  product.b.stride = b.stride;
-  product.c = c.data;
-  product.c_stride = c.stride;
-  product.update = linalg::Update::kSubtract;
-  product.upper = upper;
-  linalg::Multiply(context, product);
-}
-
-// X[m, n] := X R^-T, R[n, n] upper triangular.
-void Solve(const Context& context, int64_t m, int64_t n, Block x, Block r) {
-  if (n > kLeaf) {
-    const int64_t cut = Cut(n);
-    Solve(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
-    Subtract(context, m, cut, n - cut, x.At(0, cut), r.At(0, cut), x, false);
-    Solve(context, m, cut, x, r);
-    return;
-  }
-  const linalg::Kernels& kernels = linalg::GetKernels();
-  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t i) {
-    linalg::SolveArgs args;
-    args.rows = std::min(kLeaf, m - i * kLeaf);
-    args.n = n;
-    args.x = x.At(i * kLeaf, 0).data;
-    args.x_stride = x.stride;
-    args.r = r.data;
-    args.r_stride = r.stride;
-    kernels.solve(args);
-  });
-}
-
-// X[m, n] := X R^-1, R[n, n] upper triangular.
-void SolveForward(const Context& context, int64_t m, int64_t n, Block x, Block r) {
-  if (n > kLeaf) {
-    const int64_t cut = Cut(n);
-    SolveForward(context, m, cut, x, r);
-    GemmNnArgs args;
-    args.m = m;
-    args.n = n - cut;
-    args.k = cut;
-    args.a = x.data;
-    args.a_stride = x.stride;
-    args.b = r.At(0, cut).data;
-    args.b_stride = r.stride;
-    args.c = x.At(0, cut).data;
-    args.c_stride = x.stride;
-    args.subtract = true;
-    GemmNn(context, args);
-    SolveForward(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
-    return;
-  }
-  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t block) {
-    for (int64_t i = block * kLeaf; i < std::min(m, (block + 1) * kLeaf); ++i) {
-      float* row = x.At(i, 0).data;
-      for (int64_t j = 0; j < n; ++j) {
-        const float* pivot = r.At(j, 0).data;
-        row[j] /= pivot[j];
-        for (int64_t l = j + 1; l < n; ++l) row[l] -= row[j] * pivot[l];
-      }
-    }
-  });
-}
 
 // The unblocked algorithm, in double: it is a vanishing part of the work, and the pivots decide.
 bool FactorLeaf(int64_t n, Block h) {
@@ -123,31 +45,84 @@ bool FactorLeaf(int64_t n, Block h) {
   return true;
 }
 
-bool Factor(const Context& context, int64_t n, Block h) {
-  if (n <= kLeaf) return FactorLeaf(n, h);
-  const int64_t cut = Cut(n);
-  if (!Factor(context, n - cut, h.At(cut, cut))) return false;
-  Solve(context, cut, n - cut, h.At(0, cut), h.At(cut, cut));
-  Subtract(context, cut, cut, n - cut, h.At(0, cut), h.At(0, cut), h, true);
-  return Factor(context, cut, h);
-}
-
 }  // namespace
 
-bool FactorUpper(const Context& context, int64_t k, float* h, int64_t h_stride) {
-  if (!Factor(context, k, {h, h_stride})) return false;
-  ParallelFor(context, (k + kLeaf - 1) / kLeaf, [&](int64_t block) {
-    for (int64_t i = block * kLeaf; i < std::min(k, (block + 1) * kLeaf); ++i) {
-      std::fill_n(h + i * h_stride, i, 0.0f);
+void SubtractBlock(const Context& context, int64_t m, int64_t n, int64_t k, Block a, Block b,
+                   Block c, bool upper) {
+  Product product;
+  product.m = m;
+  product.n = n;
+  product.k = k;
+  product.a.data = a.data;
+  product.a.stride = a.stride;
+  product.b.data = b.data;
+  product.b.stride = b.stride;
+  product.c = c.data;
+  product.c_stride = c.stride;
+  product.update = Update::kSubtract;
+  product.upper = upper;
+  Multiply(context, product);
+}
+
+void SolveTransposedBlock(const Context& context, int64_t m, int64_t n, Block x, Block r) {
+  if (n > kLeaf) {
+    const int64_t cut = Cut(n);
+    SolveTransposedBlock(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
+    SubtractBlock(context, m, cut, n - cut, x.At(0, cut), r.At(0, cut), x, false);
+    SolveTransposedBlock(context, m, cut, x, r);
+    return;
+  }
+  const Kernels& kernels = GetKernels();
+  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t i) {
+    SolveArgs args;
+    args.rows = std::min(kLeaf, m - i * kLeaf);
+    args.n = n;
+    args.x = x.At(i * kLeaf, 0).data;
+    args.x_stride = x.stride;
+    args.r = r.data;
+    args.r_stride = r.stride;
+    kernels.solve(args);
+  });
+}
+
+void SolveBlock(const Context& context, int64_t m, int64_t n, Block x, Block r) {
+  if (n > kLeaf) {
+    const int64_t cut = Cut(n);
+    SolveBlock(context, m, cut, x, r);
+    GemmNnArgs args;
+    args.m = m;
+    args.n = n - cut;
+    args.k = cut;
+    args.a = x.data;
+    args.a_stride = x.stride;
+    args.b = r.At(0, cut).data;
+    args.b_stride = r.stride;
+    args.c = x.At(0, cut).data;
+    args.c_stride = x.stride;
+    args.subtract = true;
+    GemmNn(context, args);
+    SolveBlock(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
+    return;
+  }
+  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t block) {
+    for (int64_t i = block * kLeaf; i < std::min(m, (block + 1) * kLeaf); ++i) {
+      float* row = x.At(i, 0).data;
+      for (int64_t j = 0; j < n; ++j) {
+        const float* pivot = r.At(j, 0).data;
+        row[j] /= pivot[j];
+        for (int64_t l = j + 1; l < n; ++l) row[l] -= row[j] * pivot[l];
+      }
     }
   });
-  return true;
 }
 
-void SolveUpper(const Context& context, int64_t rows, int64_t k, const float* r, float* b) {
-  const Block factor{const_cast<float*>(r), k};  // it is only read
-  Solve(context, rows, k, {b, k}, factor);
-  SolveForward(context, rows, k, {b, k}, factor);
+bool FactorBlock(const Context& context, int64_t n, Block h) {
+  if (n <= kLeaf) return FactorLeaf(n, h);
+  const int64_t cut = Cut(n);
+  if (!FactorBlock(context, n - cut, h.At(cut, cut))) return false;
+  SolveTransposedBlock(context, cut, n - cut, h.At(0, cut), h.At(cut, cut));
+  SubtractBlock(context, cut, cut, n - cut, h.At(0, cut), h.At(0, cut), h, true);
+  return FactorBlock(context, cut, h);
 }
 
-}  // namespace pennyweight
+}  // namespace pennyweight::linalg

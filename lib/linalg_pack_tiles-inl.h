@@ -96,45 +96,65 @@ HWY_INLINE void PairColumns(const float* first, const float* second, uint16_t* t
   }
 }
 
-// Columns of the source are rows of A or columns of B. A few panels at a time, so that whole cache
-// lines of the source are used while they are near.
+// The same for the `width` < 16 columns at the end of the matrix.
+HWY_INLINE void PairLastColumns(const float* first, const float* second, int64_t width,
+                                uint16_t* to) {
+  float padded[2][kTileSide / 2] = {};
+  const auto bytes = static_cast<size_t>(width) * sizeof(float);
+  if (width > 0) memcpy(padded[0], first, bytes);
+  if (width > 0 && second != nullptr) memcpy(padded[1], second, bytes);
+  PairColumns(padded[0], padded[1], to);
+}
+
+// One step (32 of the summed axis, of which `depth` are there) of up to 16 tiles side by side, of
+// which the source has `count` columns: the cache lines of a source row are read one after the
+// other. to[i]: where tile i goes.
+HWY_INLINE void PairStep(const float* from, int64_t stride, int64_t depth, int64_t count,
+                         int64_t tiles, uint16_t* const* to) {
+  constexpr int64_t kHalf = kTileSide / 2;
+  for (int64_t q = 0; q < kHalf; ++q, from += 2 * stride) {
+    if (2 * q >= depth) {
+      for (int64_t i = 0; i < tiles; ++i) memset(to[i] + q * kTileSide, 0, 2 * kTileSide);
+      continue;
+    }
+    const float* second = 2 * q + 1 < depth ? from + stride : nullptr;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t width = count - i * kHalf;
+      uint16_t* line = to[i] + q * kTileSide;
+      if (width >= kHalf) {
+        const float* other = second == nullptr ? nullptr : second + i * kHalf;
+        PairColumns(from + i * kHalf, other, line);
+      } else {
+        const float* other = second == nullptr || width <= 0 ? nullptr : second + i * kHalf;
+        PairLastColumns(width <= 0 ? nullptr : from + i * kHalf, other, width, line);
+      }
+    }
+  }
+}
+
+// Columns of the source are rows of A or columns of B.
 template <bool kIsB>
 void PackTileColumns(const PackArgs& args) {
-  constexpr int64_t kTileValues = kTileBytes / 2, kHalf = kTileSide / 2;
-  constexpr int64_t kGroup = 8 * kTileSide;
-  HWY_ALIGN uint16_t tile[kTileValues];
-  float padded[2][kHalf] = {};
+  constexpr int64_t kTileValues = kTileBytes / 2, kHalf = kTileSide / 2, kTiles = 16;
+  HWY_ALIGN uint16_t buffer[kIsB ? 1 : kTiles * kTileValues];
   const int64_t steps = (args.depth + kTileSide - 1) / kTileSide;
   const int64_t halves = (args.count + kTileSide - 1) / kTileSide * 2;
-  const float* source = static_cast<const float*>(args.from.data) + args.first;
-  for (int64_t group = 0; group < halves; group += kGroup / kHalf) {
-    const int64_t last = Min(halves, group + kGroup / kHalf);
+  const float* source =
+      static_cast<const float*>(args.from.data) + args.p * args.from.stride + args.first;
+  for (int64_t group = 0; group < halves; group += kTiles) {
+    const int64_t tiles = Min(kTiles, halves - group);
     for (int64_t step = 0; step < steps; ++step) {
-      for (int64_t half = group; half < last; ++half) {
-        uint16_t* to = static_cast<uint16_t*>(args.to) +
-                       ((half / 2 * steps + step) * 2 + half % 2) * kTileValues;
-        uint16_t* lines = kIsB ? to : tile;
-        const int64_t width = Min(kHalf, args.count - half * kHalf);
-        for (int64_t q = 0; q < kHalf; ++q) {
-          const int64_t p = step * kTileSide + 2 * q;
-          if (p >= args.depth || width <= 0) {
-            memset(lines + q * kTileSide, 0, kTileSide * sizeof(uint16_t));
-            continue;
-          }
-          const float* first = source + (args.p + p) * args.from.stride + half * kHalf;
-          const float* second = p + 1 < args.depth ? first + args.from.stride : nullptr;
-          if (width < kHalf) {
-            memcpy(padded[0], first, static_cast<size_t>(width) * sizeof(float));
-            first = padded[0];
-            if (second != nullptr) {
-              memcpy(padded[1], second, static_cast<size_t>(width) * sizeof(float));
-              second = padded[1];
-            }
-          }
-          PairColumns(first, second, lines + q * kTileSide);
-        }
-        if (!kIsB) TransposeTile(tile, to);
+      uint16_t* out[kTiles];
+      uint16_t* to[kTiles];
+      for (int64_t i = 0; i < tiles; ++i) {
+        const int64_t half = group + i;
+        out[i] = static_cast<uint16_t*>(args.to) +
+                 ((half / 2 * steps + step) * 2 + half % 2) * kTileValues;
+        to[i] = kIsB ? out[i] : buffer + i * kTileValues;
       }
+      PairStep(source + step * kTileSide * args.from.stride + group * kHalf, args.from.stride,
+               args.depth - step * kTileSide, args.count - group * kHalf, tiles, to);
+      for (int64_t i = 0; i < tiles && !kIsB; ++i) TransposeTile(to[i], out[i]);
     }
   }
 }

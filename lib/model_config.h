@@ -41,6 +41,12 @@ struct ModelConfig {
   bool tie_embeddings = false;  // no head tensor: the embedding serves as one
   DType dtype = DType::kF32;    // what the weights are in, by the model's own word
   std::optional<int64_t> bos_id, eos_id;
+
+  // Tokens that may be in one context: the model's own limit, or its attention's; 0: not known.
+  int64_t LongestContext() const {
+    const bool windowed = sliding_window > 0 && sliding_window < context_length;
+    return windowed ? sliding_window : context_length;
+  }
 };
 
 }  // namespace pennyweight

@@ -31,6 +31,19 @@ Status OutputFile::Write(uint64_t offset, const void* from, uint64_t bytes) {
   return journal_ == nullptr ? OkStatus() : journal_->RecordRange(number_, range);
 }
 
+Status OutputFile::WriteLines(uint64_t offset, uint64_t stride, uint64_t lines, const void* from,
+                              uint64_t bytes) {
+  // Lines without a gap are one piece.
+  if (lines <= 1 || stride == bytes) return Write(offset, from, lines * bytes);
+  if (bytes == 0 || file_ == nullptr) return OkStatus();
+  const auto* const data = static_cast<const uint8_t*>(from);
+  for (uint64_t line = 0; line < lines; ++line) {
+    PW_TRY(file_->WriteAt(offset + line * stride, data + line * bytes, bytes));
+  }
+  const WrittenRange range = written_.RecordLines(offset, stride, lines, from, bytes);
+  return journal_ == nullptr ? OkStatus() : journal_->RecordRange(number_, range);
+}
+
 Status OutputFile::Commit() {
   if (file_ != nullptr) return file_->Commit();
   return Error(ErrorCode::kUsage, "only sizes were asked for: there is nothing to commit");

@@ -26,6 +26,10 @@ class OutputFile {
 
   // Thread-safe.
   Status Write(uint64_t offset, const void* from, uint64_t bytes);
+  // Writes `lines` pieces of `bytes` bytes, `stride` bytes from one to the next; they lie behind
+  // each other in `from`. Precondition: bytes <= stride. Thread-safe.
+  Status WriteLines(uint64_t offset, uint64_t stride, uint64_t lines, const void* from,
+                    uint64_t bytes);
   // As WrittenRanges::Covered.
   Status Covered(uint64_t begin, uint64_t end) const {
     return file_ == nullptr ? OkStatus() : written_.Covered(begin, end);

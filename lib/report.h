@@ -48,6 +48,11 @@ struct TensorReport {
 // One row of layers[]: the decoder layer's output on held-out tokens, quantized stream against
 // original stream.
 struct LayerReport {
+  // A way to quantize the layer that was tried, and the hidden_rel_error it would have given.
+  struct Candidate {
+    std::string name;  // "rtn", "awq+gptq"
+    std::optional<double> hidden_rel_error;
+  };
   int64_t layer = 0;
   std::optional<double> hidden_rel_error;
   std::optional<double> hidden_cosine;
@@ -55,6 +60,8 @@ struct LayerReport {
   uint64_t bytes = 0;
   double bits_per_weight = 0;
   std::optional<std::string> worst_tensor;
+  std::vector<Candidate> candidates;  // in the order of trying; empty when nothing was compared
+  std::optional<std::string> chosen;  // the name of what was kept; none without calibration
 };
 
 struct ReportTotals {
@@ -73,7 +80,16 @@ struct Report {
   std::vector<TensorReport> tensors;
 };
 
-// The `result` object of --json: {"totals", "layers", "tensors"}; two-space indents.
+// How many rows an expert of a mixture learned from, in calibration: the least of its matrices.
+struct ExpertCoverage {
+  int64_t layer = 0;
+  int64_t expert = 0;
+  int64_t tokens = 0;
+};
+// Of the experts' matrices that were calibrated, by layer and expert; empty for other models.
+std::vector<ExpertCoverage> CoverageOf(const Report& report);
+
+// The `result` object of --json: {"totals", "layers", "coverage", "tensors"}; two-space indents.
 std::string ReportToJson(const Report& report);
 // tensors[] as CSV (RFC 4180), header line first; layers[] follow after an empty line.
 std::string ReportToCsv(const Report& report);

@@ -106,6 +106,7 @@ void WriteLayer(const LayerReport& layer, CsvWriter* csv) {
   csv->Field(layer.bytes);
   csv->Field(layer.bits_per_weight);
   csv->Field(layer.worst_tensor);
+  csv->Field(layer.chosen);
   csv->EndLine();
 }
 
@@ -146,7 +147,7 @@ std::string ReportToCsv(const Report& report) {
   for (const TensorReport& tensor : report.tensors) WriteTensor(tensor, &csv);
   csv.EndLine();
   WriteHeader({"layer", "hidden_rel_error", "hidden_cosine", "hidden_rel_error_rtn", "bytes",
-               "bits_per_weight", "worst_tensor"},
+               "bits_per_weight", "worst_tensor", "chosen"},
               &csv);
   for (const LayerReport& layer : report.layers) WriteLayer(layer, &csv);
   return csv.Take();

@@ -40,6 +40,15 @@ Json LayerToJson(const LayerReport& layer) {
   row.Set("bytes", Json::Unsigned(layer.bytes));
   row.Set("bits_per_weight", Json::Double(layer.bits_per_weight));
   row.Set("worst_tensor", Optional(layer.worst_tensor));
+  Json candidates = Json::Array();
+  for (const LayerReport::Candidate& candidate : layer.candidates) {
+    Json entry = Json::Object();
+    entry.Set("name", Json::String(candidate.name));
+    entry.Set("hidden_rel_error", Optional(candidate.hidden_rel_error));
+    candidates.Push(std::move(entry));
+  }
+  row.Set("candidates", std::move(candidates));
+  row.Set("chosen", Optional(layer.chosen));
   return row;
 }
 
@@ -84,6 +93,15 @@ std::string ReportToJson(const Report& report) {
   Json result = Json::Object();
   result.Set("totals", TotalsToJson(report.totals));
   result.Set("layers", std::move(layers));
+  Json coverage = Json::Array();
+  for (const ExpertCoverage& row : CoverageOf(report)) {
+    Json entry = Json::Object();
+    entry.Set("layer", Json::Integer(row.layer));
+    entry.Set("expert", Json::Integer(row.expert));
+    entry.Set("tokens", Json::Integer(row.tokens));
+    coverage.Push(std::move(entry));
+  }
+  result.Set("coverage", std::move(coverage));
   result.Set("tensors", std::move(tensors));
   return result.Dump(2);
 }

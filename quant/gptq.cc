@@ -1,17 +1,10 @@
-// GPTQ from one factor. With H + damp = R R^T (R upper triangular) the quadratic error of a row is
-//   e H e^T = sum_j R[j,j]^2 (t_j - q_j)^2,   t_j = w_j + (sum_{k<j} e_k R[k,j]) / R[j,j],
-// where e = w - q and w are the original weights. Codes are chosen from left to right, each nearest
-// to its target t_j; that is GPTQ without an inverse and without rewriting the weights.
-//
-// Where a type codes several columns jointly, R[j,j] is the small upper triangle of those columns.
+// The first pass of gptq (quant/gptq_block.h) over a matrix, then sweeps (quant/gptq_sweep.h).
 //
 // Columns are walked in spans (a few blocks, or one long block) of panels. What earlier columns add
 // to a panel is a matrix product; inside a panel kLanes rows go side by side, one in each lane.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
-#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -20,6 +13,9 @@
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
+#include "quant/gptq_block.h"
+#include "quant/gptq_plan.h"
+#include "quant/gptq_sweep.h"
 #include "quant/lanes.h"
 #include "quant/method.h"
 #include "quant/method_checks.h"
@@ -27,61 +23,37 @@
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kRowsPerTask = 64;  // constants of the algorithm, not of the machine
-constexpr int64_t kPanel = 256;       // columns between two matrix products
-constexpr size_t kPasses = 3;         // fits of one block; see FitAndCode
-constexpr int64_t kMaxUnit = 8;
-
-// What all tasks share: the factor, taken apart.
-struct Factor {
-  const float* r;
-  int64_t k;
-  std::vector<float> inverse_diagonal;  // 1 / R[j,j]
-  // R[j,j]^2, what an error against the target t_j costs, normalised within each block: the weight
-  // of scale fits. (H[j,j] would weigh what columns to the right make good again: about half a
-  // percent more held-out error.)
-  std::vector<float> importance;
-};
-
-// One coding of a block of kLanes rows: what each column aimed at and missed by, in lanes.
-struct Attempt {
-  std::array<double, kLanes> loss{};
-  LaneArray<float> targets;
-  LaneArray<float> errors;
-};
-
+constexpr int64_t kRowsPerTask = 64;  // a constant of the algorithm, not of the machine
 // The rows of one task, quantized together in groups of kLanes.
 class RowBlock {
  public:
-  RowBlock(const Context& context, const Encoding& encoding, const Factor& factor, const float* w,
-           int64_t first, int64_t rows, EncodedTensor* out, Effort effort)
+  RowBlock(const Context& context, const GptqPlan& plan, const float* w, int64_t first,
+           int64_t rows, EncodedTensor* out)
       : context_(context),
-        factor_(factor),
-        cols_(factor.k),
-        w_(w),
+        plan_(plan),
+        cols_(plan.k()),
         first_(first),
         rows_(rows),
         out_(out),
-        errors_(static_cast<size_t>(kRowsPerTask * cols_)) {
-    const auto add = [&] { grids_.push_back(MakeGrid(encoding, cols_, effort)); };
-    add();
-    width_ = grids_[0]->block();
-    const bool is_long = width_ > kPanel;
-    const int64_t grids = is_long ? Groups() : static_cast<int64_t>(kPasses);
-    while (static_cast<int64_t>(grids_.size()) < grids) add();
-    span_ = is_long ? width_ : kPanel / width_ * width_;
-    sums_.resize(static_cast<size_t>(kRowsPerTask * span_));
-    weights_ = LaneArray<float>(span_ * kLanes);
-    lane_sums_ = LaneArray<float>(span_ * kLanes);
-    run_sums_ = LaneArray<float>(kPanel * kLanes);
-    fit_weights_ = LaneArray<float>(width_ * kLanes);
-    sub_weights_ = LaneArray<float>(grids_[0]->sub_block() * kLanes);
-    packed_.resize(static_cast<size_t>(grids_[0]->packed_bytes() * kLanes) * kPasses);
-    const int64_t coded = std::min(width_, kPanel) * kLanes;
-    for (Attempt& a : attempts_) {
-      a.targets = LaneArray<float>(coded);
-      a.errors = LaneArray<float>(coded);
+        coder_(plan.encoding(), cols_, plan.effort()),
+        width_(coder_.width()),
+        span_(width_ > kGptqPanel ? width_ : kGptqPanel / width_ * width_),
+        w_(static_cast<size_t>(rows * cols_)),
+        errors_(static_cast<size_t>(kRowsPerTask * cols_)),
+        sums_(static_cast<size_t>(kRowsPerTask * span_)),
+        weights_(span_ * kLanes),
+        lane_sums_(span_ * kLanes),
+        lane_errors_(span_ * kLanes),
+        lane_values_(span_ * kLanes) {
+    CopyWeights(w);
+    for (int64_t i = 0; i < Groups() * (cols_ / width_); ++i) {
+      grids_.push_back(MakeGrid(plan.encoding(), cols_, plan.effort()));
     }
+    if (width_ > kGptqPanel) {
+      attempt_.targets = LaneArray<float>(kGptqPanel * kLanes);
+      attempt_.values = LaneArray<float>(kGptqPanel * kLanes);
+    }
+    if (plan_.sweeps() != nullptr) values_ = LaneArray<float>(Groups() * cols_ * kLanes);
   }
 
   Status Run() {
@@ -89,21 +61,38 @@ class RowBlock {
       if (context_.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
       const int64_t end = std::min(cols_, at + span_);
       AddEarlier(0, at, at, end, at);
-      if (width_ > kPanel) {
+      if (width_ > kGptqPanel) {
         LongBlock(at, end);
       } else {
         for (int64_t group = 0; group < Groups(); ++group) ShortBlocks(group, at, end);
       }
     }
+    if (plan_.sweeps() != nullptr) PW_TRY(Sweep());
+    Store();
     return OkStatus();
   }
 
  private:
   int64_t Groups() const { return CeilDiv(rows_, kLanes); }
   int64_t Count(int64_t group) const { return std::min(kLanes, rows_ - group * kLanes); }
-  const float* Weights(int64_t group) const { return w_ + (first_ + group * kLanes) * cols_; }
+  const float* Weights(int64_t group) const { return w_.data() + group * kLanes * cols_; }
   float* Errors(int64_t group) { return errors_.data() + group * kLanes * cols_; }
   float* Sums(int64_t group) { return sums_.data() + group * kLanes * span_; }
+  float* Values(int64_t group) { return values_.data() + group * cols_ * kLanes; }
+  BlockGrid* Grid(int64_t group, int64_t block) const {
+    return grids_[static_cast<size_t>(group * (cols_ / width_) + block / width_)].get();
+  }
+
+  // In the order of coding.
+  void CopyWeights(const float* w) {
+    w += first_ * cols_;
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t j = 0; j < cols_; ++j) {
+        w_[static_cast<size_t>(r * cols_ + j)] =
+            w[r * cols_ + plan_.order()[static_cast<size_t>(j)]];
+      }
+    }
+  }
 
   // Sums of columns [c0, c1) of the span that begins at `span` become, or grow by, the product of
   // the errors of columns [k0, k1) with R. Always all rows of the task, so that the shape, and with
@@ -117,7 +106,7 @@ class RowBlock {
     args.k = k1 - k0;
     args.a = errors_.data() + k0;
     args.a_stride = cols_;
-    args.b = factor_.r + k0 * cols_ + c0;
+    args.b = plan_.r() + k0 * cols_ + c0;
     args.b_stride = cols_;
     args.c = sums_.data() + (c0 - span);
     args.c_stride = span_;
@@ -125,214 +114,138 @@ class RowBlock {
     GemmNn(context_, args);
   }
 
-  const float* Importance(int64_t c) const { return factor_.importance.data() + c; }
-
-  // targets[n] of columns [c, c + n) as far as sums[n] know; all in lanes.
-  void Targets(const float* w, const float* sums, int64_t c, int64_t n, float* targets) const {
-    for (int64_t i = 0; i < n; ++i) {
-      const float inverse = factor_.inverse_diagonal[static_cast<size_t>(c + i)];
-      for (int64_t l = i * kLanes; l < (i + 1) * kLanes; ++l) targets[l] = w[l] + sums[l] * inverse;
-    }
-  }
-
-  // t = w + s R^-1 of the unit that begins at column c.
-  void UnitTargets(const float* w, const float* sums, int64_t c, int64_t unit, float* t) const {
-    if (unit == 1) return Targets(w, sums, c, 1, t);
-    for (int64_t j = 0; j < unit; ++j) {
-      const float inverse = factor_.inverse_diagonal[static_cast<size_t>(c + j)];
-      for (int64_t l = 0; l < kLanes; ++l) {
-        float s = sums[j * kLanes + l];
-        for (int64_t i = 0; i < j; ++i) {
-          s -= t[i * kLanes + l] * factor_.r[(c + i) * cols_ + c + j];
-        }
-        t[j * kLanes + l] = s * inverse;
-      }
-    }
-    for (int64_t l = 0; l < unit * kLanes; ++l) t[l] += w[l];
-  }
-
-  // Adds |(t - q) R|^2 of the unit at column c to each lane's loss.
-  void AddLoss(const float* t, const float* q, int64_t c, int64_t unit, Attempt* attempt) const {
-    for (int64_t l = 0; l < kLanes; ++l) {
-      for (int64_t j = 0; j < unit; ++j) {
-        double miss = 0;
-        for (int64_t i = 0; i <= j; ++i) {
-          miss += (static_cast<double>(t[i * kLanes + l]) - q[i * kLanes + l]) *
-                  factor_.r[(c + i) * cols_ + c + j];
-        }
-        attempt->loss[static_cast<size_t>(l)] += miss * miss;
-      }
-    }
-  }
-
-  // Codes columns [c0, c1) of kLanes rows whose block begins at `block`. w and sums begin at c0;
-  // sums hold what columns before c0 add, and are advanced by the columns coded here.
-  void Code(BlockGrid* grid, const float* w, int64_t block, int64_t c0, int64_t c1, float* sums,
-            bool subs, Attempt* attempt) {
-    const int64_t sub = grid->sub_block();
-    const int64_t unit = grid->unit();
-    alignas(kLaneAlign) float q[kMaxUnit * kLanes];
-    attempt->loss.fill(0);
-    for (int64_t c = c0; c < c1; c += unit) {
-      const int64_t at = (c - c0) * kLanes;
-      if (subs && (c - block) % sub == 0 && c > c0) {
-        Targets(w + at, sums + at, c, sub, sub_weights_.data());
-        grid->BeginSubBlock((c - block) / sub, sub_weights_.data(), Importance(c));
-      }
-      float* targets = attempt->targets.data() + at;
-      float* errors = attempt->errors.data() + at;
-      UnitTargets(w + at, sums + at, c, unit, targets);
-      grid->Round(c - block, targets, factor_.r + c * cols_ + c, cols_, q);
-      for (int64_t l = 0; l < unit * kLanes; ++l) errors[l] = w[at + l] - q[l];
-      AddLoss(targets, q, c, unit, attempt);
-      for (int64_t i = 0; i < unit; ++i) {
-        AddOuter(errors + i * kLanes, factor_.r + (c + i) * cols_ + c + unit, c1 - c - unit,
-                 sums + at + unit * kLanes);
-      }
-    }
-  }
-
-  // Fits the scales of one block and codes it; the targets that its columns turned out to have are
-  // known only then, so the scales are fitted again to those. Each row keeps its attempt of least
-  // loss, and drops out when another fit does not improve it. best_ holds each lane's attempt.
-  void FitAndCode(const float* w, int64_t block, const float* sums) {
-    const int64_t end = block + width_;
-    const bool subs = grids_[0]->sub_block() < width_;
-    float* next = fit_weights_.data();
-    Targets(w, sums, block, width_, next);
-    std::array<bool, kLanes> alive;
-    alive.fill(true);
-    best_.fill(0);
-    for (size_t pass = 0; pass < kPasses; ++pass) {
-      Attempt& attempt = attempts_[pass];
-      grids_[pass]->BeginBlock(next, Importance(block), ScaleSearch::kSearch);
-      std::copy_n(sums, width_ * kLanes, run_sums_.data());
-      Code(grids_[pass].get(), w, block, block, end, run_sums_.data(), subs, &attempt);
-      bool any = false;
-      for (size_t l = 0; l < kLanes; ++l) {
-        if (!alive[l]) continue;
-        alive[l] = pass == 0 || attempt.loss[l] < attempts_[best_[l]].loss[l];
-        if (!alive[l]) continue;
-        best_[l] = pass;
-        any = true;
-        for (int64_t i = static_cast<int64_t>(l); i < width_ * kLanes; i += kLanes) {
-          next[i] = attempt.targets[i];
-        }
-      }
-      if (!any) break;
-    }
-  }
-
-  // Writes each lane's best attempt, and leaves its errors in attempts_[0].
-  void KeepBest(int64_t group, int64_t b) {
-    const int64_t bytes = grids_[0]->packed_bytes();
-    std::array<bool, kPasses> packed{};
-    for (int64_t l = 0; l < Count(group); ++l) {
-      const size_t pass = best_[static_cast<size_t>(l)];
-      uint8_t* blocks = packed_.data() + static_cast<int64_t>(pass) * kLanes * bytes;
-      if (!packed[pass]) grids_[pass]->Pack(blocks);
-      packed[pass] = true;
-      StorePacked(blocks + l * bytes, first_ + group * kLanes + l, b, out_);
-      if (pass == 0) continue;
-      for (int64_t i = l; i < width_ * kLanes; i += kLanes) {
-        attempts_[0].errors[i] = attempts_[pass].errors[i];
-      }
-    }
-  }
-
-  void LoadGroup(int64_t group, int64_t from, int64_t n) {
-    LoadLanes(Weights(group) + from, cols_, Count(group), n, weights_.data());
-    LoadLanes(Sums(group), span_, Count(group), n, lane_sums_.data());
+  // Values of n columns from c on have been chosen for `w`: keeps their errors, and the values
+  // themselves where sweeps follow.
+  void Keep(int64_t group, int64_t c, int64_t n, const float* w, const float* values) {
+    float* errors = lane_errors_.data();
+    for (int64_t i = 0; i < n * kLanes; ++i) errors[i] = w[i] - values[i];
+    StoreLanes(errors, Count(group), n, Errors(group) + c, cols_);
+    if (plan_.sweeps() != nullptr) std::copy_n(values, n * kLanes, Values(group) + c * kLanes);
   }
 
   void ShortBlocks(int64_t group, int64_t from, int64_t end) {
-    LoadGroup(group, from, end - from);
+    LoadLanes(Weights(group) + from, cols_, Count(group), end - from, weights_.data());
+    LoadLanes(Sums(group), span_, Count(group), end - from, lane_sums_.data());
     for (int64_t block = from; block < end; block += width_) {
       const int64_t at = (block - from) * kLanes;
-      FitAndCode(weights_.data() + at, block, lane_sums_.data() + at);
-      KeepBest(group, block / width_);
-      const float* errors = attempts_[0].errors.data();
-      StoreLanes(errors, Count(group), width_, Errors(group) + block, cols_);
-      const int64_t next = block + width_;
-      for (int64_t c = block; c < next; ++c) {
-        AddOuter(errors + (c - block) * kLanes, factor_.r + c * cols_ + next, end - next,
-                 lane_sums_.data() + (next - from) * kLanes);
+      const CodedColumns columns = plan_.Columns(block);
+      coder_.FitAndCode(columns, weights_.data() + at, lane_sums_.data() + at, Grid(group, block),
+                        lane_values_.data());
+      Keep(group, block, width_, weights_.data() + at, lane_values_.data());
+      for (int64_t c = 0; c < width_; ++c) {
+        AddOuter(lane_errors_.data() + c * kLanes, columns.r + c * cols_ + width_,
+                 end - block - width_, lane_sums_.data() + at + width_ * kLanes);
       }
     }
   }
 
   // A block longer than a panel: scales are fitted once, then panel by panel for all rows.
   void LongBlock(int64_t block, int64_t end) {
+    const CodedColumns columns = plan_.Columns(block);
     for (int64_t group = 0; group < Groups(); ++group) {
-      LoadGroup(group, block, width_);
-      Targets(weights_.data(), lane_sums_.data(), block, width_, fit_weights_.data());
-      Grid(group)->BeginBlock(fit_weights_.data(), Importance(block), ScaleSearch::kSearch);
+      LoadLanes(Weights(group) + block, cols_, Count(group), width_, weights_.data());
+      LoadLanes(Sums(group), span_, Count(group), width_, lane_sums_.data());
+      float* targets = lane_errors_.data();
+      BlockCoder::Targets(weights_.data(), lane_sums_.data(), columns, width_, targets);
+      Grid(group, block)
+          ->BeginBlock(coder_.Stored(targets, columns.places, width_), columns.importance,
+                       ScaleSearch::kSearch);
     }
-    for (int64_t c0 = block; c0 < end; c0 += kPanel) {
-      const int64_t c1 = std::min(end, c0 + kPanel);
-      if (c0 > block) AddEarlier(block, c0, c0, c1, block);
+    for (int64_t c0 = block; c0 < end; c0 += kGptqPanel) {
+      const int64_t n = std::min(end, c0 + kGptqPanel) - c0;
+      if (c0 > block) AddEarlier(block, c0, c0, c0 + n, block);
       for (int64_t group = 0; group < Groups(); ++group) {
-        LoadLanes(Weights(group) + c0, cols_, Count(group), c1 - c0, weights_.data());
-        LoadLanes(Sums(group) + (c0 - block), span_, Count(group), c1 - c0, run_sums_.data());
-        Code(Grid(group), weights_.data(), block, c0, c1, run_sums_.data(), false, &attempts_[0]);
-        StoreLanes(attempts_[0].errors.data(), Count(group), c1 - c0, Errors(group) + c0, cols_);
-      }
-    }
-    for (int64_t group = 0; group < Groups(); ++group) {
-      Grid(group)->Pack(packed_.data());
-      for (int64_t l = 0; l < Count(group); ++l) {
-        StorePacked(packed_.data() + l * grids_[0]->packed_bytes(), first_ + group * kLanes + l,
-                    block / width_, out_);
+        LoadLanes(Weights(group) + c0, cols_, Count(group), n, weights_.data());
+        LoadLanes(Sums(group) + (c0 - block), span_, Count(group), n, lane_sums_.data());
+        coder_.Code(Grid(group, block), columns, c0 - block, c0 - block + n, weights_.data(),
+                    lane_sums_.data(), false, &attempt_);
+        Keep(group, c0, n, weights_.data(), attempt_.values.data());
       }
     }
   }
-  BlockGrid* Grid(int64_t group) { return grids_[static_cast<size_t>(group)].get(); }
+
+  Status Sweep() {
+    // From the errors e to u = e R in place: from the right, since R is upper triangular.
+    std::vector<float> panel(static_cast<size_t>(kRowsPerTask * kGptqPanel));
+    for (int64_t begin = (cols_ - 1) / kGptqPanel * kGptqPanel; begin >= 0; begin -= kGptqPanel) {
+      const int64_t n = std::min(kGptqPanel, cols_ - begin);
+      GemmNnArgs args;
+      args.m = kRowsPerTask;
+      args.n = n;
+      args.k = begin + n;
+      args.a = errors_.data();
+      args.a_stride = cols_;
+      args.b = plan_.r() + begin;
+      args.b_stride = cols_;
+      args.c = panel.data();
+      args.c_stride = n;
+      GemmNn(context_, args);
+      for (int64_t r = 0; r < kRowsPerTask; ++r) {
+        std::copy_n(panel.data() + r * n, n, errors_.data() + r * cols_ + begin);
+      }
+    }
+    std::vector<SweepGroup> groups;
+    for (int64_t group = 0; group < Groups(); ++group) {
+      const std::span grids(grids_);
+      const auto blocks = static_cast<size_t>(cols_ / width_);
+      groups.push_back({grids.subspan(static_cast<size_t>(group) * blocks, blocks), Values(group),
+                        Count(group)});
+    }
+    return GptqSweep(context_, plan_.encoding(), *plan_.sweeps(), kRowsPerTask, plan_.effort())
+        .Run(groups, plan_.sweep_count(), errors_.data());
+  }
+
+  void Store() {
+    const int64_t bytes = Grid(0, 0)->packed_bytes();
+    std::vector<uint8_t> packed(static_cast<size_t>(bytes * kLanes));
+    for (int64_t group = 0; group < Groups(); ++group) {
+      for (int64_t block = 0; block < cols_; block += width_) {
+        Grid(group, block)->Pack(packed.data());
+        StorePackedLanes(packed.data(), bytes, first_ + group * kLanes, Count(group),
+                         plan_.blocks()[static_cast<size_t>(block / width_)], out_);
+      }
+    }
+  }
 
   const Context& context_;
-  const Factor& factor_;
+  const GptqPlan& plan_;
   const int64_t cols_;
-  const float* w_;
   const int64_t first_, rows_;
   EncodedTensor* out_;
-  int64_t width_ = 0;                              // columns of a block
-  int64_t span_ = 0;                               // columns of a span: whole blocks
-  std::vector<std::unique_ptr<BlockGrid>> grids_;  // one per pass, or per group of a long block
+  BlockCoder coder_;
+  const int64_t width_;  // columns of a block
+  const int64_t span_;   // columns of a span: whole blocks
+  std::vector<float> w_;
+  std::vector<std::unique_ptr<BlockGrid>> grids_;  // [groups, blocks]: codes and scales
   std::vector<float> errors_;                      // [kRowsPerTask, cols]: w - q
   std::vector<float> sums_;                        // [kRowsPerTask, span]: sum of e_k R[k,j]
-  LaneArray<float> weights_, lane_sums_;           // [span] of one group
-  LaneArray<float> run_sums_;                      // [panel]
-  LaneArray<float> fit_weights_;                   // [width]
-  LaneArray<float> sub_weights_;                   // [sub-block]
-  std::vector<uint8_t> packed_;                    // [passes, lanes, packed bytes]
-  std::array<Attempt, kPasses> attempts_;
-  std::array<size_t, kLanes> best_{};  // attempt of each lane in the last FitAndCode
+  LaneArray<float> weights_, lane_sums_, lane_errors_, lane_values_;  // [span] of one group
+  LaneArray<float> values_;  // [groups, cols], where sweeps follow
+  Attempt attempt_;          // of a panel of a long block
 };
 
 }  // namespace
 
-Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
-                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out, Effort effort) {
-  const auto probe = MakeGrid(encoding, cols, effort);
-  if (probe == nullptr) {
-    return Error(ErrorCode::kUnsupported, "rows of " + std::to_string(cols) +
-                                              " columns cannot be written as " + encoding.Name());
-  }
-  Factor shared{factor.r, cols, {}, {}};
-  std::vector<float> conditional(static_cast<size_t>(cols));
-  shared.inverse_diagonal.resize(static_cast<size_t>(cols));
-  for (int64_t j = 0; j < cols; ++j) {
-    const float d = factor.r[j * cols + j];
-    shared.inverse_diagonal[static_cast<size_t>(j)] = 1.0f / d;
-    conditional[static_cast<size_t>(j)] = d * d;
-  }
-  shared.importance = BlockImportance(conditional, cols, probe->block());
-  *out = EncodedTensor::Allocate(encoding, rows, cols);
+Status QuantizeGptq(const Context& context, const GptqPlan& plan, const float* w, int64_t rows,
+                    EncodedTensor* out) {
+  const int64_t cols = plan.k();
+  *out = EncodedTensor::Allocate(plan.encoding(), rows, cols);
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
     const int64_t first = task * kRowsPerTask;
     const int64_t count = std::min(kRowsPerTask, rows - first);
     for (int64_t r = first; r < first + count; ++r) PW_TRY(CheckFiniteRow(w + r * cols, cols, r));
-    return RowBlock(context, encoding, shared, w, first, count, out, effort).Run();
+    return RowBlock(context, plan, w, first, count, out).Run();
   });
+}
+
+Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
+                    const float* w, int64_t rows, int64_t cols, EncodedTensor* out, Effort effort) {
+  if (factor.k != cols) {
+    return Error(ErrorCode::kUnsupported, "a factor of " + std::to_string(factor.k) +
+                                              " columns for rows of " + std::to_string(cols));
+  }
+  PW_ASSIGN(const auto plan, GptqPlan::Make(context, encoding, factor, effort));
+  return QuantizeGptq(context, *plan, w, rows, out);
 }
 
 }  // namespace pennyweight

@@ -55,6 +55,9 @@ class BlockGrid {
   // the zero point (int8) where the encoding has one.
   virtual void Pack(uint8_t* out) const = 0;
 
+  // Takes over scales and codes of some lanes from a grid made for the same encoding and columns.
+  virtual void TakeLanes(const BlockGrid& from, const LaneMask& lanes) = 0;
+
   // BeginBlock, Round for all columns, and Pack in one. Types whose kernels can do better override.
   virtual void Encode(const float* w, const float* h, ScaleSearch search, uint8_t* out);
 

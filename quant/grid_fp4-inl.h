@@ -90,6 +90,10 @@ class FP4Codes {
     }
   }
 
+  void TakeLanes(const FP4Codes& from, int64_t n, const LaneMask& lanes) {
+    pennyweight::TakeLanes(from.codes_, n, lanes, codes_);
+  }
+
   // Codes j and j + half of a run of 2 * half columns share byte j.
   void Pack(int64_t lane, int64_t first, int64_t half, uint8_t* out) const {
     const uint8_t* q = codes_ + first * kLanes + lane;
@@ -117,6 +121,15 @@ class MXFP4Grid final : public BlockGrid {
     for (int64_t l = 0; l < kLanes; ++l) x[l] = w[l] * up_[l];
     codes_.Choose(i, x, scale_, decoded);
     for (int64_t l = 0; l < kLanes; ++l) decoded[l] *= down_[l];
+  }
+
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const MXFP4Grid&>(other);
+    codes_.TakeLanes(from.codes_, kWidth, lanes);
+    pennyweight::TakeLanes(from.exponent_, 1, lanes, exponent_);
+    pennyweight::TakeLanes(from.scale_, 1, lanes, scale_);
+    pennyweight::TakeLanes(from.up_, 1, lanes, up_);
+    pennyweight::TakeLanes(from.down_, 1, lanes, down_);
   }
 
   void Pack(uint8_t* out) const override {
@@ -192,6 +205,13 @@ class NVFP4Grid final : public BlockGrid {
 
   void Round(int64_t i, const float* w, const float*, int64_t, float* decoded) override {
     codes_.Choose(i, w, scale_ + i / kSub * kLanes, decoded);
+  }
+
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const NVFP4Grid&>(other);
+    codes_.TakeLanes(from.codes_, kWidth, lanes);
+    pennyweight::TakeLanes(from.scale_code_, kWidth / kSub, lanes, scale_code_);
+    pennyweight::TakeLanes(from.scale_, kWidth / kSub, lanes, scale_);
   }
 
   void Pack(uint8_t* out) const override {

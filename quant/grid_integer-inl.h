@@ -57,6 +57,15 @@ class IntegerGrid final : public BlockGrid {
     Pack(out);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const IntegerGrid&>(other);
+    pennyweight::TakeLanes(from.scale_, 1, lanes, scale_);
+    pennyweight::TakeLanes(from.zero_, 1, lanes, zero_);
+    pennyweight::TakeLanes(from.up_, 1, lanes, up_);
+    pennyweight::TakeLanes(from.inverse_, 1, lanes, inverse_);
+    pennyweight::TakeLanes(from.codes_.data(), block(), lanes, codes_.data());
+  }
+
   void Pack(uint8_t* out) const override {
     TransposeBytes(codes_.data(), block(), out, packed_bytes());
     out += block();

@@ -281,6 +281,16 @@ class Iq1Grid final : public BlockGrid {
     Decode(choice, scale, delta, decoded);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const Iq1Grid&>(other);
+    pennyweight::TakeLanes(from.part_delta_, kMaxParts, lanes, part_delta_);
+    pennyweight::TakeLanes(from.stored_, kMaxParts, lanes, stored_);
+    pennyweight::TakeLanes(from.code_, kMaxParts, lanes, code_);
+    pennyweight::TakeLanes(from.d_, 1, lanes, d_);
+    pennyweight::TakeLanes(from.delta_, kUnits, lanes, delta_);
+    pennyweight::TakeLanes(from.entry_, kUnits, lanes, entry_);
+  }
+
   void Pack(uint8_t* out) const override {
     for (int64_t l = 0; l < kLanes; ++l, out += packed_bytes()) {
       std::fill(out, out + packed_bytes(), uint8_t{0});

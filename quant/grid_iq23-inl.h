@@ -89,6 +89,15 @@ class IqGrid final : public BlockGrid {
     }
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const IqGrid&>(other);
+    pennyweight::TakeLanes(from.up_, 1, lanes, up_);
+    pennyweight::TakeLanes(from.d_, 1, lanes, d_);
+    pennyweight::TakeLanes(from.levels_, 16, lanes, levels_);
+    pennyweight::TakeLanes(from.places_, 64, lanes, places_);
+    pennyweight::TakeLanes(from.signs_, 64, lanes, signs_);
+  }
+
   void Pack(uint8_t* out) const override {
     for (int64_t l = 0; l < kLanes; ++l, out += packed_bytes()) {
       IqCodes codes;

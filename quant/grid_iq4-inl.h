@@ -146,6 +146,13 @@ class Iq4NlGrid final : public BlockGrid {
     Pack(out);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const Iq4NlGrid&>(other);
+    pennyweight::TakeLanes(from.d_, 1, lanes, d_);
+    pennyweight::TakeLanes(from.argument_, 1, lanes, argument_);
+    pennyweight::TakeLanes(from.codes_, kWidth, lanes, codes_);
+  }
+
   void Pack(uint8_t* out) const override {
     HWY_ALIGN uint8_t columns[16 * kLanes];
     MergeFields<0, 4>(codes_, 1, 16, 16, columns);
@@ -217,6 +224,12 @@ class Iq4XsGrid final : public BlockGrid {
       }
     }
     Pack(out);
+  }
+
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const Iq4XsGrid&>(other);
+    scales_.TakeLanes(from.scales_, lanes);
+    pennyweight::TakeLanes(from.codes_.data(), kSuper, lanes, codes_.data());
   }
 
   // d, scales_h[2], scales_l[4], qs[128]: layout in codec_kquants.cc.

@@ -99,6 +99,18 @@ class AffineKGrid final : public BlockGrid {
     Pack(out);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const AffineKGrid&>(other);
+    pennyweight::TakeLanes(from.d_, 1, lanes, d_);
+    pennyweight::TakeLanes(from.dmin_, 1, lanes, dmin_);
+    pennyweight::TakeLanes(from.sc_, kSubs, lanes, sc_);
+    pennyweight::TakeLanes(from.mn_, kSubs, lanes, mn_);
+    pennyweight::TakeLanes(from.scale_, kSubs, lanes, scale_);
+    pennyweight::TakeLanes(from.inverse_, kSubs, lanes, inverse_);
+    pennyweight::TakeLanes(from.min_, kSubs, lanes, min_);
+    pennyweight::TakeLanes(from.codes_, kSuper, lanes, codes_);
+  }
+
   void Pack(uint8_t* out) const override {
     HWY_ALIGN uint8_t bytes[kMostBytes * kLanes];  // the packed blocks in lane order
     if constexpr (kSub == 16) {

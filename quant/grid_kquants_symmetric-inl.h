@@ -63,6 +63,12 @@ class SymmetricKGrid final : public BlockGrid {
     Pack(out);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const SymmetricKGrid&>(other);
+    scales_.TakeLanes(from.scales_, lanes);
+    pennyweight::TakeLanes(from.codes_.data(), kSuper, lanes, codes_.data());
+  }
+
   void Pack(uint8_t* out) const override {
     HWY_ALIGN uint8_t columns[kMostColumns * kLanes];
     HWY_ALIGN uint8_t integers[16 * kLanes];

@@ -61,6 +61,16 @@ class LegacyGrid final : public BlockGrid {
     Pack(out);
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const LegacyGrid&>(other);
+    pennyweight::TakeLanes(from.scale_, 1, lanes, scale_);
+    pennyweight::TakeLanes(from.offset_, 1, lanes, offset_);
+    pennyweight::TakeLanes(from.up_, 1, lanes, up_);
+    pennyweight::TakeLanes(from.inverse_, 1, lanes, inverse_);
+    pennyweight::TakeLanes(from.normal_offset_, 1, lanes, normal_offset_);
+    pennyweight::TakeLanes(from.codes_, kWidth, lanes, codes_);
+  }
+
   void Pack(uint8_t* out) const override {
     StoreF16Lanes(scale_, out, packed_bytes());
     out += 2;

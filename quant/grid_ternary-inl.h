@@ -80,6 +80,12 @@ class FewValuesGrid final : public BlockGrid {
     }
   }
 
+  void TakeLanes(const BlockGrid& other, const LaneMask& lanes) override {
+    const auto& from = static_cast<const FewValuesGrid&>(other);
+    pennyweight::TakeLanes(from.scale_, 1, lanes, scale_);
+    pennyweight::TakeLanes(from.codes_, block(), lanes, codes_);
+  }
+
   void Pack(uint8_t* out) const override {
     switch (type_) {
       case BlockType::kQ1_0:

@@ -188,6 +188,14 @@ class TwoLevelScales {
     for (int64_t l = 0; l < kLanes; l += VWidth()) SearchSub(s, w + l, h, l);
   }
 
+  // As BlockGrid::TakeLanes.
+  void TakeLanes(const TwoLevelScales& from, const LaneMask& lanes) {
+    pennyweight::TakeLanes(from.d_, 1, lanes, d_);
+    pennyweight::TakeLanes(from.integer_, kCount, lanes, integer_);
+    pennyweight::TakeLanes(from.scale_, kCount, lanes, scale_);
+    pennyweight::TakeLanes(from.argument_, kCount, lanes, argument_);
+  }
+
   // Of sub-block j, [kLanes]: the integer, d n, and Codes::Argument(1 / (d n)).
   const float* integer(int64_t j) const { return integer_ + j * kLanes; }
   const float* scale(int64_t j) const { return scale_ + j * kLanes; }

@@ -3,6 +3,7 @@
 // [i * kLanes + l]; buffers are aligned to kLaneAlign bytes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -45,6 +46,15 @@ void LoadLanes(const float* rows, int64_t stride, int64_t count, int64_t n, floa
 void StoreLanes(const float* lanes, int64_t count, int64_t n, float* rows, int64_t stride);
 // lanes[k][l] += e[l] * r[k] for k in [0, n). Fused multiply-adds.
 void AddOuter(const float* e, const float* r, int64_t n, float* lanes);
+
+// Which lanes; and columns from[n] into to[n] where they are set.
+using LaneMask = std::array<bool, kLanes>;
+template <class T>
+void TakeLanes(const T* from, int64_t n, const LaneMask& lanes, T* to) {
+  for (int64_t i = 0; i < n; ++i, from += kLanes, to += kLanes) {
+    for (size_t l = 0; l < kLanes; ++l) to[l] = lanes[l] ? from[l] : to[l];
+  }
+}
 
 // The first index of a NaN or infinity in w[n]; -1 when there is none.
 int64_t FindNonFinite(const float* w, int64_t n);

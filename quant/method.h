@@ -31,10 +31,14 @@ struct HessianFactor {
   std::span<const float> importance;  // [k] diagonal of H before damping: E[x_k^2] up to a factor
 };
 
-// GPTQ in its one-factorisation form: codes from left to right, each column's rounding error fed to
-// the columns after it through R; scales of a block are fitted on the updated weights.
+// GPTQ in its one-factorisation form: codes one column after the other, each column's rounding
+// error fed to the columns after it through R; scales of a block are fitted on the updated weights.
 // Frantar et al. 2022 (arXiv 2210.17323); the equivalent form is QuIP's LDLQ (arXiv 2307.13304).
+// Columns of large activations come first, as far as blocks allow (quant/gptq_order.h), and sweeps
+// improve the codes and scales of each block with all others known (quant/gptq_sweep.h): more of
+// them with more effort, none for kFast.
 // Errors: as QuantizeRtn. Precondition: MakeGrid(encoding, cols) exists and factor.k == cols.
+// For many tiles of one matrix see quant/gptq_plan.h.
 Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
                     const float* w, int64_t rows, int64_t cols, EncodedTensor* out,
                     Effort effort = Effort::kNormal);

@@ -40,13 +40,11 @@ TypeRow IntegerRow(std::string_view name, int bits) {
   IntegerSpec spec;
   spec.bits = bits;
   spec.group_size = 128;
-  return {name,
-          "integer",
-          Encoding::Integer(spec),
-          kHelps,
-          kEach,
-          kInCompressedTensors,
-          "_gN or _channel, then _asym"};
+  uint32_t layouts = kInCompressedTensors;
+  if (bits <= 4 || bits == 8) layouts |= kInGptq;
+  if (bits == 4) layouts |= kInAwq;
+  return {name,  "integer", Encoding::Integer(spec),      kHelps,
+          kEach, layouts,   "_gN or _channel, then _asym"};
 }
 
 TypeRow ScaledRow(std::string_view name, DType element) {
@@ -173,12 +171,14 @@ std::optional<Encoding> WithCodebookSuffix(std::string_view suffix, CodebookSpec
   return Encoding::Codebook(spec);
 }
 
-constexpr std::array<TypeLayoutName, 5> kLayouts = {{
+constexpr std::array<TypeLayoutName, 7> kLayouts = {{
     {kInGguf, "gguf", "one file for llama.cpp and its family"},
     {kInCompressedTensors, "compressed-tensors", "a folder for vLLM and transformers"},
     {kInSafetensors, "safetensors", "plain tensors: one file, or a folder with shards"},
     {kInFp8, "fp8", "a folder in Hugging Face's own FP8 form"},
     {kInBnb, "bnb", "a folder for bitsandbytes in transformers"},
+    {kInGptq, "gptq", "a folder for GPTQModel, vLLM and transformers"},
+    {kInAwq, "awq", "a folder for AutoAWQ, vLLM and transformers"},
 }};
 
 }  // namespace

@@ -28,6 +28,8 @@ enum TypeLayout : uint32_t {
   kInSafetensors = 1u << 2,
   kInFp8 = 1u << 3,
   kInBnb = 1u << 4,
+  kInGptq = 1u << 5,
+  kInAwq = 1u << 6,
 };
 struct TypeLayoutName {
   TypeLayout bit;

@@ -5,7 +5,8 @@
 set -eu
 
 packages="g++ cmake ninja-build pkg-config git ca-certificates libhwy-dev libtbb-dev libzstd-dev
-doctest-dev nlohmann-json3-dev libfmt-dev libcli11-dev libxxhash-dev libssl-dev libdeflate-dev $*"
+doctest-dev nlohmann-json3-dev libfmt-dev libcli11-dev libxxhash-dev libssl-dev libdeflate-dev
+libpcre2-dev libutf8proc-dev $*"
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
   echo "setup: not a Debian system; install the like of: $(echo $packages)" >&2

@@ -34,8 +34,8 @@ torch=2.13.0
 node_fallback=22.22.0
 
 setup_python() {
-  local requirements=tests/interop/requirements.txt stamp
-  stamp=$interop_dir/python-$torch-$(cksum <"$requirements" | cut -d' ' -f1)
+  local requirements=tests/interop/requirements.txt gptq=tests/interop/requirements-gptq.txt stamp
+  stamp=$interop_dir/python-$torch-$(cat "$requirements" "$gptq" | cksum | cut -d' ' -f1)
   export PYTHON=$interop_dir/venv/bin/python
   [ -f "$stamp" ] && return
   echo "test.sh: installing Python packages under build/interop" >&2
@@ -45,6 +45,9 @@ setup_python() {
   quietly "$PYTHON" -m pip install "torch==$torch+cpu" 2>/dev/null ||
     quietly "$PYTHON" -m pip install "torch==$torch"
   quietly "$PYTHON" -m pip install -r "$requirements"
+  # gptq_outputs.py has a decoder of its own where these do not install.
+  quietly "$PYTHON" -m pip install --no-deps -r "$gptq" ||
+    echo "test.sh: GPTQ and AWQ are not loaded in transformers" >&2
   touch "$stamp"
 }
 

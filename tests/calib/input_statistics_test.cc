@@ -59,7 +59,7 @@ TEST_CASE("statistics: the correction is D (H + lambda I)^-1 and finds a linear 
     double worst = 0, drift = 0, missed = 0;
     for (int64_t i = 0; i < k; ++i) {
       for (int64_t j = 0; j < k; ++j) {
-        double sum = statistics.lambda() * c[i * k + j];
+        double sum = statistics.added()[j] * c[i * k + j];
         for (int64_t l = 0; l < k; ++l) sum += c[i * k + l] * h[l * k + j];
         worst = std::max(worst, std::abs(sum - d[i * k + j]));
         drift += double{m[j * k + i]} * m[j * k + i];
@@ -144,6 +144,102 @@ TEST_CASE("statistics: activations that are not finite are an error") {
   const auto ok = statistics.Factor(context, 0.01);
   REQUIRE_FALSE(ok.ok());
   CHECK(ok.error().code == ErrorCode::kNonFinite);
+}
+
+TEST_CASE("statistics: rescaled ones are those of the input divided by the scale") {
+  const Context context;
+  constexpr int64_t k = 50, tokens = 400;
+  const std::vector<float> x = Normals(tokens * k, 7);
+  const std::vector<float> original = Moved(x, Normals(k * k, 8, 0.1f), k);
+  std::vector<float> scale(k), divided = x, divided_original = original;
+  for (int64_t c = 0; c < k; ++c) scale[c] = std::exp2(static_cast<float>(c % 7) - 3);
+  for (size_t i = 0; i < x.size(); ++i) {
+    divided[i] /= scale[i % k];
+    divided_original[i] /= scale[i % k];
+  }
+  InputStatistics statistics(k, 100, true);
+  statistics.Add(context, x.data(), original.data(), 300);
+  statistics.AddHeldOut(x.data() + 300 * k, original.data() + 300 * k, 100);
+  REQUIRE(*statistics.Factor(context, 0.01));
+  statistics.Rescale(scale);
+  for (int64_t i = 0; i < 100 * k; ++i) {
+    CHECK(statistics.heldout()[i] == divided[300 * k + i]);
+    CHECK(statistics.heldout_original()[i] == divided_original[300 * k + i]);
+  }
+  // R R^T is X'^T X' / tokens, plus what damping added, in double precision.
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = i; j < k; ++j) {
+      double want = i == j ? statistics.added()[i] : 0.0, have = 0, size = 0;
+      for (int64_t t = 0; t < 300; ++t) {
+        const double product = double{divided[t * k + i]} * divided[t * k + j] / 300;
+        want += product;
+        size += std::abs(product);
+      }
+      for (int64_t c = j; c < k; ++c) {
+        have += double{statistics.r()[i * k + c]} * statistics.r()[j * k + c];
+      }
+      CHECK(std::abs(have - want) < 1e-5 * size);
+      if (i == j) CHECK(statistics.importance()[i] == doctest::Approx(want).epsilon(1e-5));
+    }
+  }
+  // W' = W S has the correction W' C' = (W C) S.
+  InputStatistics plain(k, 0, true);
+  plain.Add(context, x.data(), original.data(), 300);
+  REQUIRE(*plain.Factor(context, 0.01));
+  const std::vector<float> w = Normals(k, 9);
+  for (int64_t j = 0; j < k; ++j) {
+    double want = 0, have = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      want += double{w[i]} * plain.correction()[i * k + j] * scale[j];
+      have += double{w[i]} * scale[i] * statistics.correction()[i * k + j];
+    }
+    CHECK(have == doctest::Approx(want).epsilon(1e-3));
+  }
+}
+
+TEST_CASE("statistics: of an unknown number of held-out rows at most twice as many are kept") {
+  constexpr int64_t k = 2, tokens = 9000;
+  std::vector<float> x(tokens * k);
+  for (int64_t i = 0; i < tokens * k; ++i) x[i] = static_cast<float>(i);
+  InputStatistics statistics(k, 0, false);
+  for (int64_t t = 0; t < tokens; t += 450) {
+    statistics.AddHeldOut(x.data() + t * k, x.data() + t * k, 450);
+  }
+  // Every second of every second of every second row.
+  REQUIRE(statistics.heldout_rows() == tokens / 8);
+  for (int64_t r = 0; r < statistics.heldout_rows(); ++r) {
+    CHECK(statistics.heldout()[r * k] == static_cast<float>(8 * r * k));
+  }
+}
+
+TEST_CASE(
+    "statistics: shrinking leaves the diagonal, and the last attempt is the diagonal's half") {
+  const Context context;
+  constexpr int64_t k = 6;
+  const std::vector<float> x = Normals(500 * k, 10);
+  InputStatistics statistics(k, 0, false);
+  statistics.Add(context, x.data(), nullptr, 500);
+  REQUIRE(*statistics.Factor(context, 0.01, 1.0));
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = i + 1; j < k; ++j) CHECK(statistics.r()[i * k + j] == 0);
+  }
+  std::optional<FactorAttempt> attempt = FactorAttempt{};
+  std::vector<double> damps;
+  while ((attempt = NextAttempt(*attempt))) {
+    damps.push_back(attempt->damp);
+    CHECK((attempt->shrink > 0) == (damps.size() == 6));
+  }
+  CHECK(damps == std::vector<double>{0.02, 0.04, 0.08, 0.16, 0.2, 0.2});
+}
+
+TEST_CASE("statistics: held-out activations that are not finite are an error") {
+  const Context context;
+  std::vector<float> x = Normals(100 * 4, 11);
+  InputStatistics statistics(4, 20, false);
+  statistics.Add(context, x.data(), nullptr, 80);
+  x[90 * 4] = std::numeric_limits<float>::quiet_NaN();
+  statistics.AddHeldOut(x.data() + 80 * 4, x.data() + 80 * 4, 20);
+  CHECK(statistics.Factor(context, 0.01).error().code == ErrorCode::kNonFinite);
 }
 
 }  // namespace

@@ -46,6 +46,9 @@ TEST_CASE("rows of a report come back from the journal, and a torn one changes n
   result.layer.emplace();
   result.layer->layer = 2;
   result.layer->hidden_rel_error = 0.5;
+  result.layer->candidates = {{"rtn", 0.75}, {"awq+gptq", std::nullopt}};
+  result.layer->chosen = "awq+gptq";
+  result.folds = "{\"version\": 1}";
   const std::string bytes = PackTensors(result, reports);
 
   std::vector<TensorReport> restored(4);
@@ -58,6 +61,12 @@ TEST_CASE("rows of a report come back from the journal, and a torn one changes n
   CHECK(read.layer->layer == 2);
   CHECK(read.layer->hidden_rel_error == 0.5);
   CHECK_FALSE(read.layer->hidden_cosine.has_value());
+  REQUIRE(read.layer->candidates.size() == 2);
+  CHECK(read.layer->candidates[0].name == "rtn");
+  CHECK(read.layer->candidates[0].hidden_rel_error == 0.75);
+  CHECK_FALSE(read.layer->candidates[1].hidden_rel_error.has_value());
+  CHECK(read.layer->chosen == "awq+gptq");
+  CHECK(read.folds == result.folds);
   CHECK(restored[1].name == "kept");
   CHECK(restored[1].fallback == "because");
   CHECK(restored[1].tokens == 77);

@@ -33,6 +33,14 @@ compressed-tensors mxfp4 mxfp4 0.005 0.02
 compressed-tensors nvfp4 fp4_e2m1_b1x16 0.004 0.015
 fp8 fp8_e4m3 fp8_e4m3_b128x128 0.0003 0.001
 fp8 fp8_e5m2_tensor fp8_e5m2_tensor 0.001 0.004
+gptq int4_g64 int4_g64 0.004 0.02
+gptq int4_g32_asym int4_g32_asym 0.003 0.015
+gptq int8_channel int8_channel 0.00001 0.0005
+gptq int3_g128 int3_g128 0.015 0.08
+gptq int2_g16 int2_g16 0.02 0.2
+awq int4 int4_g128_asym 0.003 0.015
+awq int4_g32_asym int4_g32_asym 0.003 0.015
+awq int4_g64 int4_g64 0.004 0.02
 bnb nf4 nf4_b64 0.004 0.012
 bnb fp4_b128 fp4_b128 0.005 0.03
 END
@@ -58,6 +66,16 @@ expect 2 "all weights have one type" "--to compressed-tensors" -- quantize "$MOD
   --to fp8 --method rtn --tensor-type 'down_proj=fp8_e4m3_tensor'
 expect 2 "all weights have one codebook" "--type nf4" -- quantize "$MODEL" -o "$WORK/no" \
   --to bnb --method rtn --tensor-type 'down_proj=fp4'
+expect 2 "all weights have one type" "--to compressed-tensors" -- quantize "$MODEL" -o "$WORK/no" \
+  --to gptq --method rtn --tensor-type 'down_proj=int8_g128'
+expect 2 "gptq does not hold int5_g128" "--to compressed-tensors" -- \
+  quantize "$MODEL" -o "$WORK/no" --to gptq --type int5
+expect 2 "awq does not hold int8_g128_asym" "--to compressed-tensors, or --to gptq" -- \
+  quantize "$MODEL" -o "$WORK/no" --to awq --type int8
+expect 2 "no loader takes groups of 256" "--group-size 32" -- \
+  quantize "$MODEL" -o "$WORK/no" --to gptq --group-size 256 --method rtn
+expect 2 "in the linear modules of layers only" "--keep" -- \
+  quantize "$MODEL" -o "$WORK/no" --to awq --method rtn --output-type int4
 expect 2 "only the weights of linear modules" "--keep" -- quantize "$MODEL" -o "$WORK/no" \
   --type fp8_e4m3 --pure --method rtn
 expect 2 "there is no type or mix named" nf4 -- quantize "$MODEL" -o "$WORK/no" --type nf5
@@ -66,5 +84,13 @@ expect 2 "there is no type or mix named" nf4 -- quantize "$MODEL" -o "$WORK/no" 
 # Types that gptq does not take say so.
 run quantize "$MODEL" -o "$WORK/c" --type nvfp4 --tokens 1024 --report "$WORK/c.csv"
 grep -q "gptq does not choose codes of fp4_e2m1_b1x16: rtn" "$WORK/c.csv" || fail "no reason is given"
+
+# Rows that do not divide into the group stay plain, are listed so, and count as such.
+run quantize "$MODEL" -o "$WORK/d" --to gptq --group-size 64 --method rtn --report "$WORK/d.csv" \
+  --keep 'layers\.1\.mlp\.down'
+grep -q '"-:^model\\\\.layers\\\\.1\\\\.mlp\\\\.down_proj\$"' "$WORK/d/config.json" ||
+  fail "a weight that was kept is not in dynamic"
+run inspect "$WORK/d"
+grep -q "layers.1.mlp.down_proj.weight *bf16" "$WORK/stdout" || fail "a weight that was kept is not"
 
 exit $failed

@@ -46,6 +46,7 @@ killed file.safetensors convert "$WORK/large" --dtype f32
 killed folder convert "$WORK/large" --dtype f16 --shard-size 30M
 killed file.gguf convert "$WORK/large" --dtype f16
 killed rtn.gguf quantize "$WORK/large" --type q8_0 --method minmax
+killed minmax-gptq quantize "$WORK/large" --to gptq --method minmax
 killed gptq.gguf quantize "$MODEL" --type q4_0 --method gptq --tokens 2048
 killed gptq-int4 quantize "$MODEL" --type int4 --method gptq --tokens 2048
 

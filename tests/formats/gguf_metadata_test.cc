@@ -128,8 +128,15 @@ TEST_CASE("optional keys and their defaults") {
 
 TEST_CASE("of what cannot be run, what chooses types is known all the same") {
   ModelConfig config;
-  CHECK(Read(With(U32Key("llama.expert_count", 8)), &config).error().code ==
-        ErrorCode::kUnknownFamily);
+  std::vector<Key> experts = With(TextKey("general.architecture", "qwen2"));
+  experts.push_back(U32Key("qwen2.block_count", 2));
+  experts.push_back(U32Key("qwen2.attention.head_count", 4));
+  experts.push_back(U32Key("qwen2.attention.head_count_kv", 2));
+  experts.push_back(U32Key("qwen2.expert_count", 8));
+  const Status refused = Read(experts, &config);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().code == ErrorCode::kUnknownFamily);
+  CHECK(refused.error().message.find("\"qwen2\" with experts") != std::string::npos);
   CHECK(config.layers == 2);
   CHECK(config.heads == 4);
   CHECK(config.kv_heads == 2);
@@ -156,7 +163,9 @@ TEST_CASE("what cannot be run is refused with its code") {
       {"no layers", Without("llama.block_count"), ErrorCode::kConfigMissing},
       {"no epsilon", Without("llama.attention.layer_norm_rms_epsilon"), ErrorCode::kConfigMissing},
       {"other family", With(TextKey("general.architecture", "mamba")), ErrorCode::kUnknownFamily},
-      {"experts", With(U32Key("llama.expert_count", 8)), ErrorCode::kUnknownFamily},
+      {"experts, none used", With(U32Key("llama.expert_count", 8)), ErrorCode::kConfigMissing},
+      {"10^9 experts", With(U32Key("llama.expert_count", 1000000000)), ErrorCode::kConfigInvalid},
+      {"experts as text", With(TextKey("llama.expert_count", "8")), ErrorCode::kConfigMissing},
       {"U38 10^9 layers", With(U32Key("llama.block_count", 1000000000)), ErrorCode::kConfigInvalid},
       {"0 heads", With(U32Key("llama.attention.head_count", 0)), ErrorCode::kConfigInvalid},
       {"3 key heads of 4", With(U32Key("llama.attention.head_count_kv", 3)),
@@ -171,7 +180,9 @@ TEST_CASE("what cannot be run is refused with its code") {
       {"yarn", With(TextKey("llama.rope.scaling.type", "yarn")), ErrorCode::kUnsupported},
       {"values of another size", With(U32Key("llama.attention.value_length", 32)),
        ErrorCode::kUnsupported},
-      {"window", With(U32Key("llama.attention.sliding_window", 128)), ErrorCode::kUnsupported},
+      {"window as text", With(TextKey("llama.attention.sliding_window", "all")),
+       ErrorCode::kConfigInvalid},
+      {"shared experts", With(U32Key("llama.expert_shared_count", 1)), ErrorCode::kUnsupported},
   };
   for (const Case& c : cases) {
     CAPTURE(c.what);
@@ -292,7 +303,7 @@ TEST_CASE("tokens, scores, types and special ids become a vocabulary") {
 TEST_CASE("inconsistent vocabularies are refused") {
   std::vector<std::pair<const char*, Result<Vocabulary>>> cases;
   cases.emplace_back("none", ReadTokens(LlamaKeys()));
-  cases.emplace_back("other kind", ReadTokens(VocabularyKeys(Tokens(), "gpt2")));
+  cases.emplace_back("other kind", ReadTokens(VocabularyKeys(Tokens(), "bert")));
   Tokens t;
   t.scores.pop_back();
   cases.emplace_back("U37 a score too few", ReadTokens(VocabularyKeys(t)));
@@ -315,7 +326,7 @@ TEST_CASE("inconsistent vocabularies are refused") {
     REQUIRE_FALSE(vocabulary.ok());
     CHECK(vocabulary.error().code == ErrorCode::kTokenizer);
   }
-  CHECK(cases[1].second.error().message.find("gpt2") != std::string::npos);
+  CHECK(cases[1].second.error().message.find("bert") != std::string::npos);
 }
 
 // What AddVocabularyKeys wrote, as the reader sees it.
@@ -418,7 +429,14 @@ TEST_CASE("real vocabulary files") {
 
   const auto gpt2 = OpenGgufFiles(folder + "ggml-vocab-gpt-2.gguf");
   REQUIRE(gpt2.ok());
-  CHECK(ReadGgufVocabulary(gpt2->front()).error().code == ErrorCode::kTokenizer);
+  const auto bytes = ReadGgufVocabulary(gpt2->front());
+  REQUIRE_MESSAGE(bytes.ok(), bytes.error().ToString());
+  CHECK(bytes->kind == Vocabulary::Kind::kByteBpe);
+  CHECK(bytes->pre_tokenizer == PreTokenizer::kGpt2);
+  CHECK(bytes->tokens.size() == 50257);
+  CHECK(bytes->merges.size() == 50000);
+  CHECK(bytes->tokens[static_cast<size_t>(bytes->merges[0].result)].text == "\xC4\xA0t");
+  CHECK(bytes->tokens[50256].type == TokenType::kControl);
   CHECK(ReadGgufConfig(*gpt2, &config).error().code == ErrorCode::kUnknownFamily);
   CHECK(gpt2->front().AsStrings(*gpt2->front().Find("tokenizer.ggml.merges"))->size() == 50000);
 }

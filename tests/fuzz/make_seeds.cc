@@ -192,8 +192,20 @@ std::string GgufModel() {
   return bytes.Align().Data(136).Align().Data(576).text;
 }
 
+// A vocabulary of byte-level BPE, and nothing else.
+std::string GgufByteBpe() {
+  GgufBytes bytes;
+  bytes.Start(0, 6).Text("tokenizer.ggml.model", "gpt2").Text("tokenizer.ggml.pre", "llama-bpe");
+  bytes.ArrayStart("tokenizer.ggml.tokens", 8, 4).Str("a").Str("b").Str("ab").Str("<|end|>");
+  bytes.ArrayStart("tokenizer.ggml.token_type", 5, 4);
+  for (const int32_t type : {1, 1, 1, 3}) bytes.Put<int32_t>(type);
+  bytes.ArrayStart("tokenizer.ggml.merges", 8, 1).Str("a b");
+  return bytes.U32("tokenizer.ggml.bos_token_id", 3).text;
+}
+
 void AddGguf(Seeds* seeds) {
   seeds->Add("gguf", GgufModel());
+  seeds->Add("gguf", GgufByteBpe());
   seeds->Add("gguf", GgufBytes().Start(0, 0).text);
   seeds->Add("gguf", GgufBytes().Start(1, 0, 2).Tensor("t", {3, 5}, 0, 0).Align().Data(60).text);
   GgufBytes values;
@@ -280,6 +292,16 @@ void AddConfig(Seeds* seeds) {
              R"({"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}]},"model":)"
              R"({"type":"BPE","unk_token":"<unk>","fuse_unk":true,"byte_fallback":true,"vocab":)"
              R"({"<unk>":0,"<s>":1,"</s>":2,"a":3,"b":4,"ab":5},"merges":[["a","b"]]}})");
+  seeds->Add("config",
+             R"(t{"added_tokens":[{"id":3,"content":"<|end|>","special":true,"lstrip":true,)"
+             R"("rstrip":true,"single_word":true,"normalized":true}],"normalizer":{"type":"NFC"},)"
+             R"("pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":)"
+             R"({"Regex":"\\p{N}"},"behavior":"Isolated","invert":false},{"type":"ByteLevel",)"
+             R"("add_prefix_space":false}]},"post_processor":{"type":"Sequence","processors":[]},)"
+             R"("model":{"type":"BPE","ignore_merges":true,"vocab":{"a":0,"b":1,"ab":2},)"
+             R"("merges":["a b",["a","b"]]}})");
+  seeds->Add("config",
+             "e The  <tool> word I'll\r\n 1234 e\xCC\x81! \xE1\x84\x80\xE1\x85\xA1 \xFF<|bos|>");
 }
 
 }  // namespace

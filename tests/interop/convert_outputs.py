@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import re
 
+import gguf
 import torch
 from gguf import GGUFReader
 from safetensors import safe_open
@@ -85,8 +87,30 @@ def check_model(original, temp):
           "GGUF and back: transformers loads equal values")
     text = "And the LORD said,\n  héllo <s> 漢字"
     check_tokenizer(original, temp / "back", text)
-    reader = GGUFReader(temp / "model.gguf")
-    check(len(reader.tensors) == len(load_tensors(original)), "gguf lists every tensor")
+    pennyweight("convert", temp / "model.gguf", "-o", temp / "bits", "--dtype", "bf16")
+    stored = load_tensors(original)
+    if all(t.dtype == torch.bfloat16 for t in stored.values()):
+        check(same_tensors(stored, load_tensors(temp / "bits")), "GGUF and back to bf16: the same bits")
+    check_gguf(GGUFReader(temp / "model.gguf"), stored)
+
+
+def check_gguf(reader, stored):
+    """gguf-py lists every tensor; the experts of a layer are one, in their order."""
+    experts = [name for name in stored if ".experts." in name]
+    stacks = {re.sub(r"experts\.\d+", "experts", name) for name in experts}
+    check(len(reader.tensors) == len(stored) - len(experts) + len(stacks), "gguf lists every tensor")
+    names = {"w1": "gate", "w2": "down", "w3": "up"}
+    same = True
+    for tensor in reader.tensors:
+        found = re.fullmatch(r"blk\.(\d+)\.ffn_(\w+)_exps\.weight", tensor.name)
+        if not found:
+            continue
+        words = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        part = next(key for key, value in names.items() if value == found[2])
+        prefix = f"model.layers.{found[1]}.block_sparse_moe.experts."
+        want = torch.stack([stored[f"{prefix}{e}.{part}.weight"].float() for e in range(len(words))])
+        same = same and torch.equal(want, torch.from_numpy(words.copy()))
+    check(same, f"and the values of {len(stacks)} stacks of experts")
 
 
 def check_odd_file(temp):
@@ -130,7 +154,7 @@ def check_odd_file(temp):
 
 
 def main():
-    for folder in models("stories260K", "pd-llama-4M"):
+    for folder in models("stories260K", "pd-llama-4M", "pd-qwen2-4M", "pd-mixtral-4M"):
         with scratch() as temp:
             check_model(folder, pathlib.Path(temp))
     with scratch() as temp:

@@ -134,8 +134,10 @@ async function main() {
   const runs = [["q4_k_m", "--method", "rtn"], ["q8_0", "--method", "rtn"],
                 ["q4_0", "--method", "rtn"], ["q4_k_m"]];
   try {
-    for (const {name, folder} of findModels(["pd-llama-4M", "stories260K"])) {
+    const names = ["pd-llama-4M", "stories260K", "pd-qwen2-4M", "pd-mixtral-4M"];
+    for (const {name, folder} of findModels(names)) {
       for (const [type, ...flags] of runs) {
+        if (name === "pd-mixtral-4M" && flags.length === 0) continue;
         try {
           await checkModel(llama, folder, name, type, flags, temp);
         } catch (error) {

@@ -27,7 +27,8 @@ def decode_gguf(path, config):
         value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         value = np.asarray(value, np.float32).reshape(shape)
         for part, role in (("attn_q.", "attn_q"), ("attn_k.", "attn_k")):
-            if part in tensor.name:
+            # llama.cpp turns pairs of neighbours in a llama, halves of a head in a qwen2.
+            if part in tensor.name and config["model_type"] != "qwen2":
                 # Row (h, 2 i + p) of the file is row (h, p * head_dim / 2 + i) of the original.
                 heads = heads_of(config, role)
                 rows = value.reshape(heads, shape[0] // heads // 2, 2, -1)
@@ -68,6 +69,8 @@ def check_output(what, original, values, result):
             check(False, f"{what}: {row['output_name']} is in the file")
             continue
         weight, decoded = to_float(original[name]), values[row["output_name"]]
+        if row["expert"] is not None and decoded.ndim == 3:
+            decoded = decoded[row["expert"]]
         if not check_shape(what, name, weight, decoded):
             continue
         error = relative_error(weight, decoded)
@@ -106,9 +109,11 @@ def main():
         ("compressed-tensors", "int4", ["--method", "rtn", "--group-size", "32", "--asymmetric"]),
         ("compressed-tensors", "int8", ["--method", "minmax"]),
     ]
-    for folder in models("pd-llama-4M", "stories260K"):
+    for folder in models("pd-llama-4M", "stories260K", "pd-qwen2-4M", "pd-mixtral-4M"):
         original, config = load_tensors(folder), load_config(folder)
         for layout, type_name, flags in runs:
+            if not flags and config["model_type"] == "mixtral":
+                continue
             what = " ".join([folder.name, layout, type_name, *flags])
             with scratch() as temp:
                 output = pathlib.Path(temp) / ("m.gguf" if layout == "gguf" else "m")

@@ -35,8 +35,10 @@ run() {
 run report_is_true.py "$PYTHON" "$here/report_is_true.py"
 run compressed_tensors_logits.py "$PYTHON" "$here/compressed_tensors_logits.py"
 run convert_outputs.py "$PYTHON" "$here/convert_outputs.py"
+run byte_bpe.py "$PYTHON" "$here/byte_bpe.py"
 run quantized_inputs.py "$PYTHON" "$here/quantized_inputs.py"
 run quantized_outputs.py "$PYTHON" "$here/quantized_outputs.py"
+run gptq_outputs.py "$PYTHON" "$here/gptq_outputs.py"
 run pytorch_checkpoints.py "$PYTHON" "$here/pytorch_checkpoints.py"
 run containers.py "$PYTHON" "$here/containers.py"
 run malicious_pickles.py "$PYTHON" "$here/malicious_pickles.py" --check

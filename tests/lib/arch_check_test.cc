@@ -26,9 +26,11 @@ class ListedSource : public TensorSource {
   std::vector<std::string> files_;
 };
 
-ModelConfig Config() {
+ModelConfig Config(const std::string& family = "llama") {
   ModelConfig config;
-  config.family = "llama";
+  config.family = family;
+  config.experts = family == "mixtral" ? 3 : 0;
+  config.experts_per_token = family == "mixtral" ? 2 : 0;
   config.hidden_size = 64;
   config.intermediate_size = 96;
   config.layers = 2;
@@ -39,17 +41,20 @@ ModelConfig Config() {
   return config;
 }
 
-std::vector<TensorInfo> Tensors() {
+std::vector<TensorInfo> Tensors(const ModelConfig& config = Config()) {
   std::vector<TensorInfo> tensors;
-  const Family& family = *FindFamily("llama");
-  for (const TensorRule& rule : family.tensors) {
+  for (const TensorRule& rule : FindFamily(config.family)->tensors) {
     if (!rule.required) continue;
     const bool layered = rule.hf.find("{}") != std::string_view::npos;
     for (int64_t layer = 0; layer < (layered ? 2 : 1); ++layer) {
-      TensorInfo info;
-      info.name = NameFor(rule.hf, layer);
-      info.shape = ExpectedShape(rule.role, Config());
-      tensors.push_back(info);
+      for (int64_t e = 0; e < (IsExpertRule(rule) ? config.experts : 1); ++e) {
+        TensorInfo info;
+        info.name = NameFor(rule.hf, layer, e);
+        info.shape = ExpectedShape(rule.role, config);
+        if (rule.role == Role::kBias)
+          info.shape = {info.name.find(".q_") == std::string::npos ? 32 : 64};
+        tensors.push_back(info);
+      }
     }
   }
   return tensors;
@@ -58,9 +63,13 @@ std::vector<TensorInfo> Tensors() {
 std::vector<Finding> Check(std::vector<TensorInfo> tensors, const ModelConfig& config = Config()) {
   Model model;
   model.config = config;
-  model.family = FindFamily("llama");
+  model.family = FindFamily(config.family);
   model.source = std::make_unique<ListedSource>(std::move(tensors));
   return CheckFamily(model);
+}
+
+void Erase(std::vector<TensorInfo>* tensors, const std::string& name) {
+  REQUIRE(std::erase_if(*tensors, [&](const TensorInfo& t) { return t.name == name; }) == 1);
 }
 
 TEST_CASE("a whole model fits its configuration") {
@@ -118,6 +127,48 @@ TEST_CASE("shapes, those of biases too") {
   REQUIRE(findings.size() == 2);
   for (const Finding& finding : findings) CHECK(finding.rule == "CFG-SHAPE");
   CHECK(findings[0].message == "its shape is [64, 64], the configuration says [32, 64]");
+}
+
+TEST_CASE("qwen2 needs its biases") {
+  const ModelConfig config = Config("qwen2");
+  std::vector<TensorInfo> tensors = Tensors(config);
+  CHECK(tensors.size() == 3 + 2 * 12);
+  CHECK(Check(tensors, config).empty());
+  Erase(&tensors, "model.layers.1.self_attn.k_proj.bias");
+  const std::vector<Finding> findings = Check(tensors, config);
+  REQUIRE(findings.size() == 1);
+  CHECK(findings[0].rule == "CFG-TENSOR-MISSING");
+  CHECK(findings[0].tensor == "model.layers.1.self_attn.k_proj.bias");
+}
+
+TEST_CASE("mixtral: a router, and every matrix of every expert") {
+  const ModelConfig config = Config("mixtral");
+  std::vector<TensorInfo> tensors = Tensors(config);
+  CHECK(tensors.size() == 3 + 2 * (7 + 3 * 3));
+  CHECK(Check(tensors, config).empty());
+  const std::string experts = "model.layers.1.block_sparse_moe.experts.";
+  for (TensorInfo& info : tensors) {
+    if (info.name == experts + "2.w2.weight") info.shape = {96, 64};
+    if (info.name == "model.layers.0.block_sparse_moe.gate.weight") info.shape = {4, 64};
+  }
+  std::vector<Finding> findings = Check(tensors, config);
+  REQUIRE(findings.size() == 2);
+  for (const Finding& finding : findings) CHECK(finding.rule == "CFG-SHAPE");
+  CHECK(findings[0].message == "its shape is [4, 64], the configuration says [3, 64]");
+  CHECK(findings[1].message == "its shape is [96, 64], the configuration says [64, 96]");
+
+  tensors = Tensors(config);
+  Erase(&tensors, experts + "0.w3.weight");
+  TensorInfo fourth = tensors.front();
+  fourth.name = experts + "3.w3.weight";
+  tensors.push_back(fourth);
+  findings = Check(tensors, config);
+  REQUIRE(findings.size() == 2);
+  CHECK(findings[0].rule == "CFG-TENSOR-UNEXPECTED");
+  CHECK(findings[0].tensor == experts + "3.w3.weight");
+  CHECK(findings[0].message == "the configuration has 3 experts");
+  CHECK(findings[1].rule == "CFG-TENSOR-MISSING");
+  CHECK(findings[1].tensor == experts + "0.w3.weight");
 }
 
 TEST_CASE("a family that is not known is not checked") {

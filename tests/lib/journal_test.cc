@@ -67,6 +67,83 @@ void WriteSome(const std::string& output, const std::string& data, size_t parts)
   }
 }
 
+TEST_CASE("strips of columns are found again, and lost when a bit of them is") {
+  const std::string data = Noise(3000, 4);
+  // Columns [0, 40) and [40, 100) of 30 lines.
+  const auto write = [&](OutputFile* file, size_t at, size_t bytes) {
+    std::string strip;
+    for (size_t line = 0; line < 30; ++line) strip += data.substr(line * 100 + at, bytes);
+    return file->WriteLines(at, 100, 30, strip.data(), bytes).ok();
+  };
+  for (const bool damaged : {false, true}) {
+    const Folder dir;
+    const std::string output = dir / "out.bin";
+    {
+      auto journal = Journal::Open(output, Recipe("f16"), Journal::Mode::kReplace);
+      REQUIRE(journal.ok());
+      auto file = OutputFile::Create(output, 3000, false, journal->get());
+      REQUIRE(file.ok());
+      (*file)->Keep();
+      for (const uint64_t part : {0, 1}) {
+        REQUIRE(write(file->get(), part == 0 ? 0 : 40, part == 0 ? 40 : 60));
+        REQUIRE((*journal)->RecordUnit({7, part, 0}, "done").ok());
+      }
+    }
+    const std::string partial = BesideOutput(output, "partial");
+    if (damaged) {
+      std::string text = TextOf(partial);
+      text[2950] = static_cast<char>(text[2950] ^ 1);  // of the second strip
+      Overwrite(partial, text);
+    }
+    auto journal = Journal::Open(output, Recipe("f16"), Journal::Mode::kResume);
+    REQUIRE(journal.ok());
+    CHECK((*journal)->FindUnit({7, 0, 0}) != nullptr);
+    CHECK(((*journal)->FindUnit({7, 1, 0}) == nullptr) == damaged);
+    const auto ranges = (*journal)->RangesOf(partial);
+    REQUIRE(ranges.size() == (damaged ? 1 : 2));
+    CHECK(ranges[0].lines == 30);
+    CHECK(ranges[0].stride == 100);
+    auto file = OutputFile::Create(output, 3000, false, journal->get());
+    REQUIRE(file.ok());
+    CHECK((*file)->Covered(0, 3000).ok() != damaged);
+    if (damaged) REQUIRE(write(file->get(), 40, 60));
+    const Status sealed = (*file)->Seal();
+    REQUIRE_MESSAGE(sealed.ok(), sealed.error().ToString());
+    REQUIRE((*file)->Commit().ok());
+    CHECK(TextOf(output) == data);
+  }
+}
+
+TEST_CASE("lines that overlap or run beyond any file end the journal") {
+  const Folder dir;
+  const std::string output = dir / "out.bin";
+  {
+    auto journal = Journal::Open(output, Recipe("f16"), Journal::Mode::kReplace);
+    REQUIRE(journal.ok());
+    REQUIRE((*journal)->AddFile(BesideOutput(output, "partial")).ok());
+  }
+  const std::string path = BesideOutput(output, "journal");
+  const std::string head = TextOf(path);
+  const auto entries = [&](const WrittenRange& range) {
+    Overwrite(path, head);
+    auto journal = Journal::Open(output, Recipe("f16"), Journal::Mode::kResume);
+    REQUIRE(journal.ok());
+    auto file = (*journal)->AddFile(BesideOutput(output, "partial"));
+    REQUIRE(file.ok());
+    REQUIRE((*journal)->RecordRange(*file, range).ok());
+    const auto contents = ParseJournal(TextOf(path));
+    REQUIRE(contents.ok());
+    return contents->entries.size();
+  };
+  constexpr uint64_t kMost = ~uint64_t{0};
+  CHECK(entries({0, 8, {}, 4, 8}) == 1);
+  CHECK(entries({0, 8, {}, 4, 7}) == 0);
+  CHECK(entries({0, 0, {}, 4, 8}) == 0);
+  CHECK(entries({0, 8, {}, kMost, 8}) == 0);
+  CHECK(entries({8, 8, {}, 2, kMost - 8}) == 0);
+  CHECK(entries({kMost, 8, {}, 1, 0}) == 0);
+}
+
 TEST_CASE("a stopped run is gone on with: units, results and bytes are those that were written") {
   const Folder dir;
   const std::string output = dir / "out.bin";

@@ -102,12 +102,13 @@ const Words kTensorKeys = {"name",
                            "damp",
                            "seconds"};
 const Words kLayerKeys = {"layer", "hidden_rel_error", "hidden_cosine", "hidden_rel_error_rtn",
-                          "bytes", "bits_per_weight",  "worst_tensor"};
+                          "bytes", "bits_per_weight",  "worst_tensor",  "candidates",
+                          "chosen"};
 
 TEST_CASE("the JSON of a report has the documented keys in their order") {
   const Result<Json> parsed = Json::Parse(ReportToJson(Example()));
   REQUIRE(parsed.ok());
-  CHECK(Keys(*parsed) == Words{"totals", "layers", "tensors"});
+  CHECK(Keys(*parsed) == Words{"totals", "layers", "coverage", "tensors"});
   CHECK(parsed->Find("totals")->Dump() ==
         R"({"bytes_in":263168,"bytes_out":75776,"bits_per_weight":4.6,"seconds":2.5,)"
         R"("peak_rss_bytes":123456789,"weight_rel_mse":0.00123,"output_rel_error":null})");

@@ -79,6 +79,66 @@ TEST_CASE("a gap, an overlap and a crossed border are errors") {
   CHECK(covered({{10, 5}, {15, 7}}, 10, 20) == 20);
 }
 
+// The bytes of a strip of columns [at, at + bytes) of every line of a file.
+std::vector<uint8_t> Strip(const std::vector<uint8_t>& file, size_t stride, size_t at,
+                           size_t bytes) {
+  std::vector<uint8_t> strip;
+  for (size_t line = 0; line < file.size() / stride; ++line) {
+    const auto from = file.begin() + static_cast<std::ptrdiff_t>(line * stride + at);
+    strip.insert(strip.end(), from, from + static_cast<std::ptrdiff_t>(bytes));
+  }
+  return strip;
+}
+
+TEST_CASE("strips of columns cover a file together, and any bit of them is noticed") {
+  constexpr size_t kStride = 96, kLines = 211;
+  auto file = RandomBytes(kStride * kLines, 6);
+  const std::vector<std::pair<size_t, size_t>> strips = {{64, 32}, {0, 16}, {16, 48}};
+  const auto record = [&](const std::vector<std::pair<size_t, size_t>>& which,
+                          WrittenRanges* ranges) {
+    for (const auto& [at, bytes] : which) {
+      ranges->RecordLines(at, kStride, kLines, Strip(file, kStride, at, bytes).data(), bytes);
+    }
+  };
+  WrittenRanges ranges;
+  record(strips, &ranges);
+  CHECK(ranges.Covered(0, file.size()).ok());
+  CHECK(ranges.Verify(ReaderOf(file)).ok());
+  for (const size_t at : {size_t{0}, size_t{100}, size_t{95}, file.size() - 1}) {
+    file[at] ^= 2;
+    const Status status = ranges.Verify(ReaderOf(file));
+    REQUIRE(!status.ok());
+    CHECK(status.error().code == ErrorCode::kVerifyFailed);
+    const size_t column = at % kStride;
+    CHECK(status.error().offset == (column < 16 ? 0 : column < 64 ? 16 : 64));
+    file[at] ^= 2;
+  }
+  const auto offset = [&](const WrittenRanges& some, uint64_t begin, uint64_t end) {
+    const Status status = some.Covered(begin, end);
+    return status.ok() ? int64_t{-1} : status.error().offset;
+  };
+  // Reaching over the border of another tensor, before it and behind it.
+  CHECK(offset(ranges, 0, file.size() - 1) == static_cast<int64_t>(file.size() - 1));
+  CHECK(offset(ranges, 90, file.size()) == 90);
+  // A strip that is missing is missing from the first line on; one that is there twice, too.
+  WrittenRanges missing, twice;
+  record({{64, 32}, {0, 16}}, &missing);
+  CHECK(offset(missing, 0, file.size()) == 16);
+  record({{64, 32}, {0, 16}, {16, 48}, {16, 8}}, &twice);
+  CHECK(offset(twice, 0, file.size()) == 16);
+  // A strip of an earlier run counts once when it is written again.
+  WrittenRanges again;
+  for (const auto& [at, bytes] : strips) {
+    WrittenRanges old;
+    again.Restore(
+        old.RecordLines(at, kStride, kLines, Strip(file, kStride, at, bytes).data(), bytes));
+  }
+  CHECK(again.Covered(0, file.size()).ok());
+  record({{0, 16}}, &again);
+  CHECK(again.Covered(0, file.size()).ok());
+  CHECK(again.Verify(ReaderOf(file)).ok());
+}
+
 TEST_CASE("the file's name is in the error") {
   const auto bytes = RandomBytes(64, 3);
   const std::string path = "written_ranges_test.bin";

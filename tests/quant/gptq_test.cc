@@ -1,10 +1,13 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "lib/linalg.h"
 #include "quant/codec.h"
+#include "quant/gptq_order.h"
+#include "quant/gptq_plan.h"
 #include "quant/method.h"
 #include "tests/quant/matrices.h"
 
@@ -109,30 +112,138 @@ std::vector<float> ObqRow(const float* w, float scale, const std::vector<double>
 }
 
 TEST_CASE("codes are those of explicit optimal brain quantization in double precision") {
-  // One scale per row; the reference gets the scale that was stored and must choose the same codes.
-  // 300 columns are a block longer than a panel; 44 one that is not.
+  // One scale per row; the reference gets the scale that was stored, and the columns in the order
+  // of gptq, and must choose the same codes. 300 columns are a block longer than a panel; 44 one
+  // that is not. kFast: no sweeps follow.
   for (const int64_t k : {44, 300}) {
     CAPTURE(k);
     const int64_t rows = 6;
     const Problem p = MakeProblem(k, 9);
     const std::vector<float> w = RandomWeights(rows * k, 10);
     const Encoding encoding = Encoding::Integer(Ints(4, 0, true, DType::kF32));
+    const auto plan = GptqPlan::Make({}, encoding, p.factor(), Effort::kFast);
+    REQUIRE(plan.ok());
+    const std::vector<int32_t>& order = (*plan)->order();
     EncodedTensor out;
-    REQUIRE(QuantizeGptq({}, encoding, p.factor(), w.data(), rows, k, &out).ok());
+    REQUIRE(QuantizeGptq({}, **plan, w.data(), rows, &out).ok());
     std::vector<float> v(w.size());
     DecodeRows(out, 0, rows, v.data());
+    std::vector<double> damped(p.damped.size());
+    const auto at = [k](int64_t i, int64_t j) { return static_cast<size_t>(i * k + j); };
+    const auto from = [&](int64_t j) { return int64_t{order[static_cast<size_t>(j)]}; };
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = 0; j < k; ++j) damped[at(i, j)] = p.damped[at(from(i), from(j))];
+    }
     int differ = 0;
     for (int64_t r = 0; r < rows; ++r) {
       float scale = 0;
       DecodeToFloat(DType::kF32, out.scales.data() + r * 4, &scale, 1);
-      const std::vector<float> want = ObqRow(w.data() + r * k, scale, p.damped, k);
+      std::vector<float> row;
+      for (int64_t c = 0; c < k; ++c) row.push_back(w[at(r, from(c))]);
+      const std::vector<float> want = ObqRow(row.data(), scale, damped, k);
       for (int64_t c = 0; c < k; ++c) {
-        differ += std::abs(v[static_cast<size_t>(r * k + c)] - want[static_cast<size_t>(c)]) >
-                  0.01f * std::abs(scale);
+        differ +=
+            std::abs(v[at(r, from(c))] - want[static_cast<size_t>(c)]) > 0.01f * std::abs(scale);
       }
     }
     // fp32 ties may flip a code, and what follows it in that row.
     CHECK(differ <= rows * k / 100);
+  }
+}
+
+TEST_CASE("columns change places within blocks and panels, and the factor with them") {
+  // 520 columns: the last panel is short. 16 in a unit, sub-block, block: what nests.
+  const int64_t k = 768;
+  const Problem p = MakeProblem(k, 21);
+  for (const Encoding& encoding :
+       {Encoding::Block(BlockType::kQ4_K), Encoding::Block(BlockType::kQ2_K),
+        Encoding::Block(BlockType::kIQ2_S), Encoding::Integer(Ints(4, 96, true, DType::kF16)),
+        Encoding::Integer(Ints(4, 0, true, DType::kF16))}) {
+    CAPTURE(encoding.Name());
+    const auto grid = MakeGrid(encoding, k);
+    REQUIRE(grid != nullptr);
+    const int64_t panel = GptqPanel(*grid);
+    const std::vector<int32_t> order = GptqOrder(p.diagonal, *grid);
+    std::vector<int32_t> sorted = order;
+    std::sort(sorted.begin(), sorted.end());
+    for (int32_t j = 0; j < k; ++j) REQUIRE(sorted[static_cast<size_t>(j)] == j);
+    CHECK(sorted != order);
+    for (int64_t j = 0; j < k; ++j) {
+      const int64_t c = order[static_cast<size_t>(j)];
+      CHECK(c / panel == j / panel);
+      CHECK(c % grid->unit() == j % grid->unit());
+      for (const int64_t run : {grid->unit(), grid->sub_block(), grid->block()}) {
+        CHECK(c / run == order[static_cast<size_t>(j / run * run)] / run);
+      }
+    }
+    // The largest column of a panel is in its first block's first unit.
+    const auto largest = std::max_element(p.diagonal.begin(), p.diagonal.begin() + panel);
+    const auto unit = static_cast<size_t>(grid->unit());
+    CHECK(std::count(order.begin(), order.begin() + static_cast<int64_t>(unit),
+                     largest - p.diagonal.begin()) == 1);
+
+    const std::vector<float> r = ReorderFactor({}, p.r.data(), order, panel);
+    double worst = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      CHECK(r[static_cast<size_t>(i * k + i)] > 0);
+      for (int64_t j = i; j < k; j += 7) {
+        double sum = 0;
+        for (int64_t c = j; c < k; ++c) {
+          sum += static_cast<double>(r[static_cast<size_t>(i * k + c)]) *
+                 r[static_cast<size_t>(j * k + c)];
+        }
+        const auto ci = static_cast<size_t>(order[static_cast<size_t>(i)]);
+        const auto cj = static_cast<size_t>(order[static_cast<size_t>(j)]);
+        const double want = p.damped[ci * static_cast<size_t>(k) + cj];
+        const double size = std::sqrt(p.damped[ci * static_cast<size_t>(k + 1)] *
+                                      p.damped[cj * static_cast<size_t>(k + 1)]);
+        worst = std::max(worst, std::abs(sum - want) / size);
+        if (j > i) CHECK(r[static_cast<size_t>(j * k + i)] == 0);
+      }
+    }
+    CHECK(worst < 2e-5);
+  }
+}
+
+// Of each row, e H e^T with the damped H, in double.
+std::vector<double> RowLosses(const Problem& p, const std::vector<float>& w,
+                              const std::vector<float>& v, int64_t rows) {
+  std::vector<double> losses;
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto row = [&](const std::vector<float>& m) {
+      return std::vector<float>(m.begin() + r * p.k, m.begin() + (r + 1) * p.k);
+    };
+    losses.push_back(OutputError(row(w), row(v), p.damped, 1, p.k));
+  }
+  return losses;
+}
+
+TEST_CASE("no sweep raises the loss of a row, and the first ones lower it") {
+  const int64_t rows = 37, k = 512;
+  const Problem p = MakeProblem(k, 31);
+  const std::vector<float> w = RandomWeights(rows * k, 32);
+  for (const GridCase& c : GridCases()) {
+    CAPTURE(c.encoding.Name());
+    std::vector<double> before;
+    double first = 0, last = 0;
+    for (const int sweeps : {0, 1, 2, 4}) {
+      const auto plan = GptqPlan::Make({}, c.encoding, p.factor(), Effort::kNormal, sweeps);
+      REQUIRE(plan.ok());
+      EncodedTensor out;
+      REQUIRE(QuantizeGptq({}, **plan, w.data(), rows, &out).ok());
+      std::vector<float> v(w.size());
+      DecodeRows(out, 0, rows, v.data());
+      const std::vector<double> losses = RowLosses(p, w, v, rows);
+      last = 0;
+      for (size_t r = 0; r < losses.size(); ++r) {
+        last += losses[r];
+        if (!before.empty()) CHECK(losses[r] <= before[r] * (1 + 1e-5));
+      }
+      if (sweeps == 0) first = last;
+      before = losses;
+    }
+    CHECK(last < 0.995 * first);
+    CHECK(last > 0.5 * first);
   }
 }
 

@@ -80,8 +80,8 @@ MixOptions OptionsOf(const Run& run) {
 }
 
 // Compares one run; returns how many tensors differ.
-int Differences(const Golden& model, const Run& run, const Family* family,
-                const std::vector<TensorInfo>& tensors) {
+int Differences(const Golden& model, const Run& run, const Family* family) {
+  const std::vector<TensorInfo>& tensors = model.tensors;
   const auto choices = DecideTypes(OptionsOf(run), family, model.config, tensors);
   REQUIRE_MESSAGE(choices.ok(), choices.error().message);
   int differences = 0;
@@ -102,22 +102,45 @@ int Differences(const Golden& model, const Run& run, const Family* family,
   return differences;
 }
 
-// The same tensors as the Hugging Face folder lists them; only for families that are known.
-std::vector<TensorInfo> UnderHfNames(const Golden& model, const Family& family) {
-  std::vector<TensorInfo> tensors = model.tensors;
-  for (TensorInfo& info : tensors) {
+// The family of a crafted model; nullptr where it is of none that is known.
+const Family* FamilyOf(const Golden& model) {
+  if (model.name.starts_with("dense_")) return FindFamily("llama");
+  if (model.name.starts_with("mixtral_")) return FindFamily("mixtral");
+  return model.name.starts_with("qwen2_") ? FindFamily("qwen2") : nullptr;
+}
+
+// The same tensors as the Hugging Face folder lists them: each expert's matrix alone.
+Golden UnderHfNames(const Golden& model, const Family& family) {
+  Golden out = model;
+  out.tensors.clear();
+  out.patterns.clear();
+  out.layers.clear();
+  out.left.clear();
+  for (size_t i = 0; i < model.tensors.size(); ++i) {
+    TensorInfo info = model.tensors[i];
     const TensorPlace place = PlaceOfGguf(family, info.name);
     REQUIRE(place.rule != nullptr);
-    info.name = NameFor(place.rule->hf, place.layer);
+    const int64_t experts = IsExpertRule(*place.rule) ? model.config.experts : 1;
+    if (IsExpertRule(*place.rule)) {
+      REQUIRE(info.shape[0] == experts);
+      info.shape.erase(info.shape.begin());
+    }
+    for (int64_t e = 0; e < experts; ++e) {
+      info.name = NameFor(place.rule->hf, place.layer, e);
+      out.tensors.push_back(info);
+      out.patterns.push_back(model.patterns[i]);
+      out.layers.push_back(model.layers[i]);
+      out.left.push_back(model.left[i]);
+    }
   }
-  return tensors;
+  return out;
 }
 
 TEST_CASE("every mix chooses the types that llama-quantize chooses") {
   std::ifstream file(PENNYWEIGHT_SOURCE_DIR "/testdata/golden/mixes.txt");
   REQUIRE(file.good());
   Golden model;
-  std::map<std::string, int> mixes, models;
+  std::map<std::string, int> mixes, models, families;
   int runs = 0, differences = 0;
   for (std::string text; std::getline(file, text) && differences < 50;) {
     std::istringstream line(text);
@@ -135,17 +158,17 @@ TEST_CASE("every mix chooses the types that llama-quantize chooses") {
       const Run run = ReadRun(line);
       ++mixes[run.mix];
       ++runs;
-      differences += Differences(model, run, nullptr, model.tensors);
-      if (model.name.starts_with("dense_")) {
-        const Family* family = FindFamily("llama");
-        REQUIRE(family != nullptr);
-        differences += Differences(model, run, family, UnderHfNames(model, *family));
+      differences += Differences(model, run, nullptr);
+      if (const Family* family = FamilyOf(model)) {
+        ++families[std::string(family->name)];
+        differences += Differences(UnderHfNames(model, *family), run, family);
       }
     }
   }
   CHECK(differences == 0);
   CHECK(runs > 1000);
   CHECK(models.size() >= 6);
+  CHECK(families.size() == 3);
   for (const Mix& mix : Mixes()) {
     if (mix.style == MixStyle::kGguf) CHECK_MESSAGE(mixes[std::string(mix.name)] >= 20, mix.name);
   }

@@ -1,0 +1,102 @@
+// Sweeps over the rows that gptq has coded. GPTQ chooses scales and codes for good once it comes to
+// them; a sweep comes back to each with all others known. With e = w - q and g = e H, some columns
+// S of a row, the others fixed, cost
+//   (t - q) H[S,S] (t - q)^T + const,   t = q_old + g[S] H[S,S]^-1,
+// so a block, a sub-block or a single column is coded again for the targets t under the factor of
+// H[S,S], and what costs more than before is not taken: no sweep raises the error of a row. For
+// single columns this is the coordinate descent ("greedy updates") of QuIP (Chee et al. 2023, arXiv
+// 2307.13304, algorithm 4).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "lib/context.h"
+#include "lib/result.h"
+#include "quant/gptq_block.h"
+#include "quant/gptq_order.h"
+#include "quant/grid.h"
+
+namespace pennyweight {
+
+// What all rows share.
+class SweepPlan {
+ public:
+  // r[k, k] as coded, places[k] as in CodedColumns; both must outlive this.
+  SweepPlan(const Context& context, const float* r, std::span<const int32_t> places,
+            const BlockGrid& grid);
+
+  // Columns coded again together.
+  struct Region {
+    int64_t begin, n;  // from the panel's first column
+    std::vector<float> r, inverse, importance;
+    CodedColumns Columns(const int32_t* at) const {
+      return {r.data(), n, inverse.data(), importance.data(), at};
+    }
+  };
+  // Columns [begin, end), whole blocks or a part of one, that learn of each other's moves at once.
+  struct Panel {
+    int64_t begin, end;
+    std::vector<float> h;  // [end - begin, end - begin]: this diagonal block of H
+    // The sub-blocks, or blocks of types with one level; none of a block longer than a panel.
+    std::vector<Region> regions;
+  };
+  const std::vector<Panel>& panels() const { return panels_; }
+  const float* r() const { return r_; }
+  int64_t k() const { return static_cast<int64_t>(places_.size()); }
+  const int32_t* places() const { return places_.data(); }
+  int64_t most_columns() const { return most_columns_; }  // of a panel
+
+ private:
+  void AddRegions(const Context& context, int64_t width, Panel* panel);
+
+  const float* r_;
+  std::span<const int32_t> places_;
+  std::vector<Panel> panels_;
+  int64_t most_columns_ = 0;
+};
+
+// One group of kLanes rows of a task, as the sweeps change it.
+struct SweepGroup {
+  std::span<const std::unique_ptr<BlockGrid>> blocks;  // codes and scales, in the order of coding
+  float* values;                                       // [k][kLanes]
+  int64_t rows;                                        // at most kLanes
+};
+
+class GptqSweep {
+ public:
+  GptqSweep(const Context& context, const Encoding& encoding, const SweepPlan& plan,
+            int64_t task_rows, Effort effort);
+
+  // Improves the groups in place. u[task_rows, k]: e R of each row, zeros beyond the rows; it is
+  // kept up to date. Products always have task_rows rows, so that their order of summation does not
+  // depend on how many there are. Errors: kInterrupted.
+  Status Run(std::span<const SweepGroup> groups, int sweeps, float* u);
+
+ private:
+  using Panel = SweepPlan::Panel;
+  using Region = SweepPlan::Region;
+
+  bool MovePanel(const Panel& panel, std::span<const SweepGroup> groups, float* u);
+  bool MoveGroup(const Panel& panel, const SweepGroup& group);
+  void Solve(const Region& region, const float* q, float* t, double* loss);
+  void Recode(const Panel& panel, const Region& region, const SweepGroup& group);
+  void Accept(const Panel& panel, const Region& region, const LaneMask& lanes, const float* values,
+              const SweepGroup& group);
+  bool MoveColumns(const Panel& panel, const SweepGroup& group);
+  BlockGrid* GridOf(const Panel& panel, const SweepGroup& group, int64_t c) const;
+
+  const Context& context_;
+  const SweepPlan& plan_;
+  const int64_t task_rows_;
+  BlockCoder coder_;
+  std::unique_ptr<BlockGrid> trial_;
+  Attempt attempt_;
+  std::vector<float> slopes_;  // [task_rows, columns of a panel]: g
+  std::vector<float> moves_;   // same shape: values after - values before
+  LaneArray<float> g_, before_, targets_, zeros_, sums_;
+};
+
+}  // namespace pennyweight
