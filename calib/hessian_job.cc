@@ -29,16 +29,20 @@ Status CheckMemory(const Context& context, const HessianJob& job,
       .InTensor(job.source->tensors()[tensors.front()].name);
 }
 
-// Damping is doubled until the Hessian can be factored. False when it never can.
+// Damps and shrinks until the Hessian can be factored. False when it never can.
 Result<bool> ReadFactor(const Context& context, const HessianJob& job, size_t input,
                         InputStatistics* statistics) {
   const InputSums& sums = job.known->statistics().inputs[input];
-  for (double damp = kDamp;; damp = std::min(2 * damp, kMaxDamp)) {
+  FactorAttempt attempt;
+  while (true) {
     std::vector<float> h(static_cast<size_t>(sums.width * sums.width));
     PW_TRY(job.known->Hessian(input, h.data()));
     statistics->SetHessian(sums.tokens, std::move(h));
-    PW_ASSIGN(const bool ok, statistics->Factor(context, damp));
-    if (ok || damp >= kMaxDamp) return ok;
+    PW_ASSIGN(const bool ok, statistics->Factor(context, attempt.damp, attempt.shrink));
+    if (ok) return true;
+    const auto next = NextAttempt(attempt);
+    if (!next) return false;
+    attempt = *next;
   }
 }
 
@@ -66,7 +70,10 @@ Status QuantizeByHessian(const Context& context, const HessianJob& job, size_t i
     matrix.effort = job.effort;
     matrix.statistics = &statistics;
     matrix.factored = factored;
-    PW_TRY(QuantizeMatrix(context, matrix, job.sink, &(*job.reports)[i], job.sums));
+    matrix.keep_rtn = false;
+    PW_ASSIGN(const MatrixResult result,
+              QuantizeMatrix(context, matrix, &(*job.reports)[i], job.sums));
+    PW_TRY(WriteTiles(result.chosen.tiles, i, job.sink));
     (*job.reports)[i].tokens = sums.tokens;
     (*job.done)[i] = 1;
   }

@@ -44,7 +44,9 @@ void NoteWeighting(const KnownStatistics& known, size_t tensor, TensorReport* re
   const int64_t input = known.InputOf(tensor);
   if (input >= 0) report->tokens = known.statistics().inputs[static_cast<size_t>(input)].tokens;
   const std::string why(known.WhyUnweighted(tensor));
-  if (why.empty() || report->role == Role::kEmbedding) return;
+  // llama.cpp's files have no entry for these two.
+  const bool rare = report->role == Role::kEmbedding || report->role == Role::kHead;
+  if (why.empty() || rare) return;
   report->fallback = report->fallback ? *report->fallback + "; " + why : why;
 }
 

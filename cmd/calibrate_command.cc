@@ -129,13 +129,9 @@ class StatisticsOutput {
   Status Begin(Statistics run) {
     all_ = std::move(run);
     if (!settings_.hessians) return OkStatus();
-    Statistics about = all_;
-    for (const StatisticsFile& file : merge_.files) {
-      const Statistics& s = file.statistics();
-      about.windows += s.windows;
-      about.texts.insert(about.texts.end(), s.texts.begin(), s.texts.end());
-    }
-    PW_ASSIGN(writer_, StatisticsWriter::Create(settings_.output, settings_.force, about));
+    all_.windows += merge_.merged.windows;
+    all_.texts.insert(all_.texts.end(), merge_.merged.texts.begin(), merge_.merged.texts.end());
+    PW_ASSIGN(writer_, StatisticsWriter::Create(settings_.output, settings_.force, all_));
     return OkStatus();
   }
 

@@ -557,17 +557,18 @@ Result<int> RunQuantize(const Invocation& invocation) {
   };
   PW_ASSIGN(const std::unique_ptr<TensorSink> sink, run.Write(make, fill));
 
+  if (finite != nullptr) NoteReplaced(stored, *finite, &report, &console);
+  // Before the word on auto: what it does instead of calibrating is no shortfall.
+  int code = settings.strict ? CheckStrict(settings, report, choices, &console) : kExitDone;
+  if (settings.strict && missing > 0) code = kExitFound;
   if (settings.weighted_instead) {
     NoteFallback("auto without --calib: rtn, weighted by --imatrix", &report);
   }
-  if (finite != nullptr) NoteReplaced(stored, *finite, &report, &console);
   report.totals.bytes_out = sink->TotalBytes();
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));
-  if (!settings.strict) return kExitDone;
-  const int code = CheckStrict(settings, report, choices, &console);
-  return missing > 0 ? kExitFound : code;
+  return code;
 }
 
 }  // namespace pennyweight

@@ -197,7 +197,9 @@ TEST_CASE("known statistics: gptq by a file's Hessian is gptq by the same tokens
     matrix.factored = true;
     DecodedSink other(bench.source);
     TensorReport report;
-    REQUIRE(QuantizeMatrix({}, matrix, &other, &report, &sums).ok());
+    const auto result = QuantizeMatrix({}, matrix, &report, &sums);
+    REQUIRE(result.ok());
+    REQUIRE(WriteTiles(result->chosen.tiles, i, &other).ok());
     CHECK(other.values[i] == sink.values[i]);
     CHECK(bench.reports[i].method == "gptq");
     CHECK(bench.reports[i].tokens == kTokens);
