@@ -240,6 +240,47 @@ TEST_CASE("walk: activations that are not finite are named with layer, weight an
   }
 }
 
+TEST_CASE("walk: folds are on record, and undone they leave the weight errors of the report") {
+  Bench bench(38);
+  // Channels that stand out: what the rewrite is made for.
+  for (const int layer : {0, 1, 2}) {
+    const std::string norm = "model.layers." + std::to_string(layer) + ".input_layernorm.weight";
+    auto* gain = reinterpret_cast<float*>(bench.memory().data(norm).data());
+    gain[3] = 12;
+    gain[17] = 25;
+  }
+  FoldRecord record;
+  QuantizeOptions options;
+  options.method = Method::kAwq;
+  options.folds = &record;
+  const auto outcome = bench.Run({}, options);
+  REQUIRE(outcome.ok());
+  CHECK(outcome->report.layers[0].chosen == "awq+rtn");
+  REQUIRE_FALSE(record.empty());
+  const auto folds = FoldsOf(record, *bench.model.source);
+  REQUIRE(folds.ok());
+  int checked = 0;
+  for (const auto& [index, fold] : *folds) {
+    const TensorInfo& info = bench.model.source->tensors()[index];
+    std::vector<float> values = outcome->values[index], original(values.size());
+    REQUIRE(ReadFloatRows(*bench.model.source, index, 0, info.rows(), original.data()).ok());
+    ApplyFold(Inverse(fold), 0, info.rows(), info.cols(), values.data());
+    WeightError error;
+    error.Add(original.data(), values.data(), info.elements());
+    if (!bench.choices[index].quantize) {
+      CHECK(error.RelMse() < 1e-12);  // a norm
+      continue;
+    }
+    ++checked;
+    CHECK(error.RelMse() ==
+          doctest::Approx(*outcome->report.tensors[index].weight_rel_mse).epsilon(1e-3));
+  }
+  CHECK(checked > 0);
+  // What it is for.
+  CHECK(*outcome->report.layers[0].hidden_rel_error <
+        *bench.Get(Method::kRtn).report.layers[0].hidden_rel_error);
+}
+
 TEST_CASE("walk: without held-out windows auto is gptq") {
   Bench bench(36, "llama", 5);
   const Bench::Outcome outcome = bench.Get(Method::kAuto);
