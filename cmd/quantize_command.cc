@@ -58,7 +58,6 @@ constexpr Flag kFlags[] = {
     {"--allow-nan", "", "",
      "quantize NaN and infinity as zero, and count them, instead of refusing"},
     {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
-    {"--strict", "", "", "exit 1 when a matrix could not be done as asked"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
