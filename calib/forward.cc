@@ -173,7 +173,8 @@ void LayerRunner::Step1(const Context& context, const LayerWeights& weights,
       RmsNorm(context, weights.at({step.weight}), in, tokens_, out);
       break;
     case StepKind::kLinear:
-      Linear(context, weights.at({step.weight}), in, width(step.in), tokens_, out);
+      Linear(context, weights.at({step.weight}), in, width(step.in), tokens_,
+             step.out == Slot::kRouterLogits ? Precision::kFull : precision_, out);
       break;
     case StepKind::kRope:
       Rotate(context, windows, n / config_.head_dim, out);
@@ -218,7 +219,7 @@ void LayerRunner::RmsNorm(const Context& context, const Weight& weight, const fl
 }
 
 void LayerRunner::Linear(const Context& context, const Weight& weight, const float* in,
-                         int64_t in_width, int64_t tokens, float* out) const {
+                         int64_t in_width, int64_t tokens, Precision precision, float* out) const {
   GemmArgs args;
   args.m = tokens;
   args.n = weight.rows;
@@ -230,6 +231,7 @@ void LayerRunner::Linear(const Context& context, const Weight& weight, const flo
   args.b_stride = weight.cols;
   args.c = out;
   args.c_stride = weight.rows;
+  args.precision = precision;
   Gemm(context, args);
   if (weight.bias.empty()) return;
   ForRowBlocks(context, tokens, [&](int64_t first, int64_t last) {

@@ -98,6 +98,7 @@ LayerWalk::LayerWalk(const WalkInput& input, HiddenStore quantized, HiddenStore 
       quantized_{std::move(quantized), 0},
       original_{std::move(original), 0},
       rtn_{std::move(rtn), 0} {
+  runner_.UsePrecision(Precision::kBf16);
   OrderWindows();
   rtn_.offset = calibration_tokens_;
   original_.offset = Corrects(in_.method) ? 0 : calibration_tokens_;
