@@ -102,7 +102,7 @@ void LayerRunner::ExpertLinear(const Context& context, const LayerWeights& weigh
     const int64_t count = routing_.begin[static_cast<size_t>(e) + 1] - begin;
     if (count == 0) continue;
     Linear(context, weights.at({step.weight, e}), in + begin * in_width, in_width, count,
-           out + begin * out_width);
+           precision_, out + begin * out_width);
   }
 }
 

@@ -172,7 +172,8 @@ void LayerRunner::Step1(const Context& context, const LayerWeights& weights,
       RmsNorm(context, weights.at({step.weight}), in, tokens_, out);
       break;
     case StepKind::kLinear:
-      Linear(context, weights.at({step.weight}), in, width(step.in), tokens_, out);
+      Linear(context, weights.at({step.weight}), in, width(step.in), tokens_,
+             step.out == Slot::kRouterLogits ? Precision::kFull : precision_, out);
       break;
     case StepKind::kRope:
       Rotate(context, windows, n / config_.head_dim, out);
@@ -217,7 +218,7 @@ void LayerRunner::RmsNorm(const Context& context, const Weight& weight, const fl
 }
 
 void LayerRunner::Linear(const Context& context, const Weight& weight, const float* in,
-                         int64_t in_width, int64_t tokens, float* out) const {
+                         int64_t in_width, int64_t tokens, Precision precision, float* out) const {
   GemmArgs args;
   args.m = tokens;
   args.n = weight.rows;
@@ -229,7 +230,7 @@ void LayerRunner::Linear(const Context& context, const Weight& weight, const flo
   args.b_stride = weight.cols;
   args.c = out;
   args.c_stride = weight.rows;
-  args.precision = precision_;
+  args.precision = precision;
   if (weight.tiles.empty()) Gemm(context, args);
   std::vector<float> decoded;
   for (const EncodedTensor& tile : weight.tiles) {

@@ -98,8 +98,9 @@ class LayerRunner {
   // Every token is a row of every expert, of weight 0 where it was not chosen: the layer's output
   // stays the same. ForceRouting goes before it.
   void RouteAll(bool all) { route_all_ = all; }
-  // Of the linears' products; kFull unless set.
-  void SetPrecision(Precision precision) { precision_ = precision; }
+  // kBf16 (calibration) lets linears round their operands; the router, whose choice a rounding
+  // could change, and attention never do. kFull at first.
+  void UsePrecision(Precision precision) { precision_ = precision; }
 
  private:
   void Step1(const Context& context, const LayerWeights& weights, std::span<const int64_t> windows,
@@ -107,7 +108,7 @@ class LayerRunner {
   void RmsNorm(const Context& context, const Weight& weight, const float* in, int64_t tokens,
                float* out) const;
   void Linear(const Context& context, const Weight& weight, const float* in, int64_t in_width,
-              int64_t tokens, float* out) const;
+              int64_t tokens, Precision precision, float* out) const;
   void Rotate(const Context& context, std::span<const int64_t> windows, int64_t heads,
               float* rows) const;
   void Attend(const Context& context, std::span<const int64_t> windows, float* out) const;

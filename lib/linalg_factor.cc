@@ -45,6 +45,21 @@ bool FactorLeaf(int64_t n, Block h) {
   return true;
 }
 
+// X[m, n] with one diagonal block of R, in tasks of kLeaf rows.
+void SolveLeaves(const Context& context, int64_t m, int64_t n, Block x, Block r,
+                 void (*solve)(const SolveArgs&)) {
+  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t i) {
+    SolveArgs args;
+    args.rows = std::min(kLeaf, m - i * kLeaf);
+    args.n = n;
+    args.x = x.At(i * kLeaf, 0).data;
+    args.x_stride = x.stride;
+    args.r = r.data;
+    args.r_stride = r.stride;
+    solve(args);
+  });
+}
+
 }  // namespace
 
 void SubtractBlock(const Context& context, int64_t m, int64_t n, int64_t k, Block a, Block b,
@@ -72,17 +87,7 @@ void SolveTransposedBlock(const Context& context, int64_t m, int64_t n, Block x,
     SolveTransposedBlock(context, m, cut, x, r);
     return;
   }
-  const Kernels& kernels = GetKernels();
-  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t i) {
-    SolveArgs args;
-    args.rows = std::min(kLeaf, m - i * kLeaf);
-    args.n = n;
-    args.x = x.At(i * kLeaf, 0).data;
-    args.x_stride = x.stride;
-    args.r = r.data;
-    args.r_stride = r.stride;
-    kernels.solve(args);
-  });
+  SolveLeaves(context, m, n, x, r, GetKernels().solve_transposed);
 }
 
 void SolveBlock(const Context& context, int64_t m, int64_t n, Block x, Block r) {
@@ -104,16 +109,7 @@ void SolveBlock(const Context& context, int64_t m, int64_t n, Block x, Block r) 
     SolveBlock(context, m, n - cut, x.At(0, cut), r.At(cut, cut));
     return;
   }
-  ParallelFor(context, (m + kLeaf - 1) / kLeaf, [&](int64_t block) {
-    for (int64_t i = block * kLeaf; i < std::min(m, (block + 1) * kLeaf); ++i) {
-      float* row = x.At(i, 0).data;
-      for (int64_t j = 0; j < n; ++j) {
-        const float* pivot = r.At(j, 0).data;
-        row[j] /= pivot[j];
-        for (int64_t l = j + 1; l < n; ++l) row[l] -= row[j] * pivot[l];
-      }
-    }
-  });
+  SolveLeaves(context, m, n, x, r, GetKernels().solve);
 }
 
 bool FactorBlock(const Context& context, int64_t n, Block h) {

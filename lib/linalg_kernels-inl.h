@@ -389,26 +389,30 @@ void Dot(const DotArgs& args) {
   }
 }
 
-// Back substitution, kVectors vectors of right-hand sides at once: x[n][kLeaf] holds them as
-// columns. x_j = (x_j - sum over l > j of x_l R[j, l]) / R[j, j].
+// Substitution, four vectors of right-hand sides at once: x[n][kLeaf] holds them as columns.
+// Back: x_j = (x_j - sum over l > j of x_l R[j, l]) / R[j, j].
+// Forward: x_j = (x_j - sum over l < j of x_l R[l, j]) / R[j, j].
+template <bool kForward>
 void SolveColumns(const SolveArgs& args, float* x) {
   const D d;
   constexpr int64_t kWidth = 4 * kLanes;
   for (int64_t column = 0; column < args.rows; column += kWidth) {
-    for (int64_t j = args.n - 1; j >= 0; --j) {
-      const float* r = args.r + j * args.r_stride;
+    for (int64_t step = 0; step < args.n; ++step) {
+      const int64_t j = kForward ? step : args.n - 1 - step;
+      const float* r = kForward ? args.r + j : args.r + j * args.r_stride;
+      const int64_t r_step = kForward ? args.r_stride : 1;
       float* at = x + j * kLeaf + column;
       V x0 = hn::Load(d, at), x1 = hn::Load(d, at + kLanes);
       V x2 = hn::Load(d, at + 2 * kLanes), x3 = hn::Load(d, at + 3 * kLanes);
-      for (int64_t l = j + 1; l < args.n; ++l) {
+      for (int64_t l = kForward ? 0 : j + 1; l < (kForward ? j : args.n); ++l) {
         const float* other = x + l * kLeaf + column;
-        const V value = hn::Set(d, r[l]);
+        const V value = hn::Set(d, r[l * r_step]);
         x0 = hn::NegMulAdd(value, hn::Load(d, other), x0);
         x1 = hn::NegMulAdd(value, hn::Load(d, other + kLanes), x1);
         x2 = hn::NegMulAdd(value, hn::Load(d, other + 2 * kLanes), x2);
         x3 = hn::NegMulAdd(value, hn::Load(d, other + 3 * kLanes), x3);
       }
-      const V pivot = hn::Set(d, r[j]);
+      const V pivot = hn::Set(d, r[j * r_step]);
       hn::Store(hn::Div(x0, pivot), d, at);
       hn::Store(hn::Div(x1, pivot), d, at + kLanes);
       hn::Store(hn::Div(x2, pivot), d, at + 2 * kLanes);
@@ -417,13 +421,14 @@ void SolveColumns(const SolveArgs& args, float* x) {
   }
 }
 
+template <bool kForward>
 void Solve(const SolveArgs& args) {
   HWY_ALIGN float columns[kLeaf * kLeaf];
   if (args.rows == kLeaf && args.n == kLeaf) {
     for (int64_t row = 0; row < kLeaf; row += kLanes) {
       Transpose(args.x + row * args.x_stride, args.x_stride, kLeaf, columns + row, kLeaf);
     }
-    SolveColumns(args, columns);
+    SolveColumns<kForward>(args, columns);
     for (int64_t j = 0; j < kLeaf; j += kLanes) {
       Transpose(columns + j * kLeaf, kLeaf, kLeaf, args.x + j, args.x_stride);
     }
@@ -434,7 +439,7 @@ void Solve(const SolveArgs& args) {
       columns[j * kLeaf + row] = row < args.rows ? args.x[row * args.x_stride + j] : 0.0f;
     }
   }
-  SolveColumns(args, columns);
+  SolveColumns<kForward>(args, columns);
   for (int64_t row = 0; row < args.rows; ++row) {
     for (int64_t j = 0; j < args.n; ++j) args.x[row * args.x_stride + j] = columns[j * kLeaf + row];
   }
@@ -469,7 +474,8 @@ const Kernels* TargetKernels() {
       .pack_tiles_a = &PackTiles<false>,
       .pack_tiles_b = &PackTiles<true>,
       .dot = &Dot,
-      .solve = &Solve,
+      .solve_transposed = &Solve<false>,
+      .solve = &Solve<true>,
   };
   return &kKernels;
 }

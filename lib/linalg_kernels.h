@@ -52,7 +52,7 @@ struct DotArgs {
   bool accumulate = false;
 };
 
-// X[rows, n] := X * R^-T in place, R[n, n] upper triangular, n and rows at most kLeaf.
+// X[rows, n] := X * R^-T or X * R^-1 in place, R[n, n] upper triangular, n and rows at most kLeaf.
 struct SolveArgs {
   int64_t rows = 0, n = 0;
   float* x = nullptr;
@@ -86,7 +86,8 @@ struct Kernels {
   void (*pack_tiles_a)(const PackArgs&);
   void (*pack_tiles_b)(const PackArgs&);
   void (*dot)(const DotArgs&);
-  void (*solve)(const SolveArgs&);
+  void (*solve_transposed)(const SolveArgs&);  // R^-T
+  void (*solve)(const SolveArgs&);             // R^-1
 };
 
 // Those of the best instruction set of this CPU that the environment allows (lib/linalg_path.h).

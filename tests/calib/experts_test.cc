@@ -1,10 +1,14 @@
 // Mixture of experts in the forward pass, against its definition in double and against the
 // reference's own figures.
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "calib/forward.h"
 #include "calib/generate.h"
+#include "lib/linalg.h"
+#include "lib/linalg_path.h"
 #include "tests/calib/test_model.h"
 
 namespace pennyweight {
@@ -129,6 +133,53 @@ TEST_CASE("experts: the mixture equals its definition") {
     }
   }
   for (const double s : share) CHECK(s == doctest::Approx(1.0).epsilon(1e-6));
+}
+
+TEST_CASE("experts: bf16 rounds every linear but the router, and nothing unless asked") {
+  const TestModel model = RandomModel(15, false, "mixtral");
+  const LayerWeights weights = Load(model, 1);
+  const std::vector<int64_t> windows = {100, 50};
+  const std::vector<float> start = RandomHidden(6, 150);
+  const auto run = [&](LayerRunner& runner) {
+    std::vector<float> hidden = start;
+    runner.Run({}, weights, windows, 0, AllSteps(), hidden.data());
+    return hidden;
+  };
+  linalg::SetBf16PathForTest(linalg::Bf16Path::kNone);
+  LayerRunner plain(Mixtral(), model.config);
+  const std::vector<float> full = run(plain);
+  linalg::SetBf16PathForTest(linalg::Bf16Path::kRounded);
+  CHECK(run(plain) == full);
+  LayerRunner rounding(Mixtral(), model.config);
+  rounding.UsePrecision(Precision::kBf16);
+  const std::vector<float> rounded = run(rounding);
+  // The router's logits are the fp32 product of its (by now different) input.
+  const Step& router =
+      *std::find_if(Mixtral().layer.begin(), Mixtral().layer.end(),
+                    [](const Step& step) { return step.out == Slot::kRouterLogits; });
+  const Weight& weight = weights.at({router.weight});
+  std::vector<float> logits(150 * kExperts);
+  Gemm({}, {.m = 150,
+            .n = kExperts,
+            .k = kHidden,
+            .a = rounding.slot(Slot::kNormed),
+            .a_stride = kHidden,
+            .b = weight.data.data(),
+            .b_dtype = weight.dtype,
+            .b_stride = kHidden,
+            .c = logits.data(),
+            .c_stride = kExperts});
+  linalg::SetBf16PathForTest(std::nullopt);
+  CHECK(std::equal(logits.begin(), logits.end(), rounding.slot(Slot::kRouterLogits)));
+  double error = 0, norm = 0;
+  for (size_t i = 0; i < full.size(); ++i) {
+    error += std::pow(double{rounded[i]} - double{full[i]}, 2);
+    norm += std::pow(double{full[i]} - double{start[i]}, 2);
+  }
+  const double relative = std::sqrt(error / norm);
+  CAPTURE(relative);
+  CHECK(relative > 1e-5);  // bf16 has 8 bits
+  CHECK(relative < 0.05);
 }
 
 TEST_CASE("experts: same bits for any number of threads, and in two parts") {
