@@ -71,7 +71,8 @@ class ArchKeys {
   bool Off(std::string_view suffix) const {
     const GgufEntry* entry = Find(suffix);
     if (entry == nullptr) return true;
-    return file_.AsDouble(*entry).value_or(0) == 0 && !file_.AsBool(*entry).value_or(false);
+    if (const auto flag = file_.AsBool(*entry)) return !*flag;
+    return file_.AsDouble(*entry).value_or(1) == 0;  // a text is not off, but wrong
   }
 
  private:

@@ -165,7 +165,7 @@ TEST_CASE("what cannot be run is refused with its code") {
       {"other family", With(TextKey("general.architecture", "mamba")), ErrorCode::kUnknownFamily},
       {"experts, none used", With(U32Key("llama.expert_count", 8)), ErrorCode::kConfigMissing},
       {"10^9 experts", With(U32Key("llama.expert_count", 1000000000)), ErrorCode::kConfigInvalid},
-      {"experts as text", With(TextKey("llama.expert_count", "8")), ErrorCode::kConfigMissing},
+      {"experts as text", With(TextKey("llama.expert_count", "8")), ErrorCode::kConfigInvalid},
       {"U38 10^9 layers", With(U32Key("llama.block_count", 1000000000)), ErrorCode::kConfigInvalid},
       {"0 heads", With(U32Key("llama.attention.head_count", 0)), ErrorCode::kConfigInvalid},
       {"3 key heads of 4", With(U32Key("llama.attention.head_count_kv", 3)),
