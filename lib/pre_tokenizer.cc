@@ -26,8 +26,8 @@ constexpr std::string_view kSmolLmNames[] = {"smollm",    "starcoder", "refact",
                                              "command-r", "codeshell", "minerva-7b"};
 
 // llama.cpp's, for files that name none.
-constexpr std::string_view kDefaultPatterns[] = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Published, R"(\p{N}+)",
-                                             "[0-9][0-9][0-9]"};
+constexpr std::string_view kDefaultPatterns[] = {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Published,
+                                                 R"(\p{N}+)", "[0-9][0-9][0-9]"};
 constexpr std::string_view kGpt2Patterns[] = {kGpt2Pattern};
 constexpr std::string_view kLlama3Patterns[] = {
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
