@@ -211,7 +211,6 @@ Result<std::vector<std::pair<size_t, Fold>>> FoldsOf(const FoldRecord& record,
       return Error(ErrorCode::kInvalidHeader,
                    fmt::format("the record of folds has {} scales for its shape {}", scales,
                                ShapeToString(info.shape)))
-          .InFile(info.file)
           .InTensor(name);
     }
     Fold one;

@@ -5,8 +5,8 @@
 run() { "$P" "$@" >"$WORK/stdout" 2>"$WORK/stderr" || fail "$* ($(cat "$WORK/stderr"))"; }
 # total: the weight error over all tensors in what --json printed.
 total() { grep -oE '"weight_rel_mse": ?[-+0-9.e]+' "$WORK/stdout" | head -1 | grep -oE '[-+0-9.e]+$'; }
-# near A B: within a quarter of each other.
-near() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a > 0 && a < 1.25 * b && b < 1.25 * a) }'; }
+# near A B: the same to a thousandth.
+near() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a > 0 && a < 1.001 * b && b < 1.001 * a) }'; }
 
 "$FOLD_MODEL" "$MODEL" "$WORK/folded" 1 || fail "fold_model"
 [ -s "$WORK/folded/pennyweight.folds.json" ] || fail "the folder has no record"
@@ -37,12 +37,17 @@ done
 cmp "$WORK/folded/pennyweight.folds.json" "$WORK/back/pennyweight.folds.json" ||
   fail "the record is another one after a way through GGUF"
 
-# Quantized behind the folds: the error in the original's numbers is that of the report, about.
+# Quantized behind the folds: the error is the same against the original and against the folded
+# model, whose folds are undone too, and another one in folded numbers.
 for out in q.gguf q; do
-  run quantize "$WORK/folded" -o "$WORK/$out" --method rtn --type "$([ $out = q ] && echo int4_g32 || echo q4_0)" --json
-  report=$(total)
+  type=$([ $out = q ] && echo int4_g32 || echo q4_0)
+  run quantize "$WORK/folded" -o "$WORK/$out" --method rtn --type "$type"
   run compare "$MODEL" "$WORK/$out" --json
-  near "$(total)" "$report" || fail "$out: compare says $(total), the report $report"
+  original=$(total)
+  run compare "$WORK/folded" "$WORK/$out" --json
+  near "$(total)" "$original" || fail "$out: $(total) against the folded model, $original before"
+  run compare "$WORK/bare" "$WORK/$out" --json
+  near "$(total)" "$original" && fail "$out: the folds of $out were not undone"
 done
 
 # A damaged record is refused where it is needed, and dropped where it is not.
