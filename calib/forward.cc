@@ -229,6 +229,7 @@ void LayerRunner::Linear(const Context& context, const Weight& weight, const flo
   args.b_stride = weight.cols;
   args.c = out;
   args.c_stride = weight.rows;
+  args.precision = precision_;
   if (weight.tiles.empty()) Gemm(context, args);
   std::vector<float> decoded;
   for (const EncodedTensor& tile : weight.tiles) {

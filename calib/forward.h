@@ -12,6 +12,7 @@
 #include "lib/arch/family.h"
 #include "lib/context.h"
 #include "lib/dtype.h"
+#include "lib/linalg.h"
 #include "lib/model_config.h"
 #include "lib/result.h"
 #include "lib/tensor.h"
@@ -97,6 +98,8 @@ class LayerRunner {
   // Every token is a row of every expert, of weight 0 where it was not chosen: the layer's output
   // stays the same. ForceRouting goes before it.
   void RouteAll(bool all) { route_all_ = all; }
+  // Of the linears' products; kFull unless set.
+  void SetPrecision(Precision precision) { precision_ = precision; }
 
  private:
   void Step1(const Context& context, const LayerWeights& weights, std::span<const int64_t> windows,
@@ -129,6 +132,7 @@ class LayerRunner {
   Routing routing_;
   const Routing* forced_ = nullptr;
   bool route_all_ = false;
+  Precision precision_ = Precision::kFull;
   std::vector<int64_t> chosen_;       // [tokens, experts_per_token]: the router's choice
   std::vector<float> chosen_weight_;  // the same
 };

@@ -31,7 +31,7 @@ uint64_t InputStatistics::Bytes(int64_t k, int64_t heldout_tokens, bool with_dri
 
 void InputStatistics::Add(const Context& context, const float* x, const float* original,
                           int64_t tokens) {
-  SyrkUpper(context, tokens, k_, x, k_, h_.data(), k_);
+  SyrkUpper(context, tokens, k_, x, k_, h_.data(), k_, Precision::kBf16);
   tokens_ += tokens;
   if (drift_.empty()) return;
   constexpr int64_t kColumns = 64;

@@ -45,7 +45,10 @@ std::vector<CandidatePlan> LayerWalk::Plans(const WalkInput& input, int64_t held
   }
   // Nothing can be chosen without tokens to choose by.
   if (heldout_tokens == 0) return {{"gptq", false, Method::kGptq}};
-  return {{"rtn", false, Method::kRtn}, {"gptq", false, Method::kAuto}};
+  return {{"rtn", false, Method::kRtn},
+          {"gptq", false, Method::kAuto},
+          {"awq+rtn", true, Method::kRtn},
+          {"awq+gptq", true, Method::kAuto}};
 }
 
 Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, const WalkInput& input,

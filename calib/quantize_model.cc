@@ -34,7 +34,8 @@ class Work {
         done_(done),
         sums_(sums),
         source_(source),
-        folds_(folds) {}
+        folds_(folds),
+        first_fold_(folds == nullptr ? 0 : folds->folds.size()) {}
 
   // Takes over the unit's results, if the stopped run finished it.
   bool Restore(const JournalUnit& unit) {
@@ -75,7 +76,7 @@ class Work {
     recorded_.clear();
     *sums_ = ErrorSums();
     for (size_t i = 0; i < source_->tensors().size(); ++i) source_->SetFold(i, Fold());
-    if (folds_ != nullptr) folds_->folds.clear();
+    if (folds_ != nullptr) folds_->folds.resize(first_fold_);
   }
 
  private:
@@ -105,6 +106,7 @@ class Work {
   ErrorSums* sums_;
   FoldedSource* source_;
   FoldRecord* folds_;
+  size_t first_fold_;  // those before it came with the model
 };
 
 std::string HiddenName(int64_t layer) { return fmt::format("hidden-{}", layer); }

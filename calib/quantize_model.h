@@ -32,7 +32,7 @@ struct QuantizeOptions {
   // Of the same output; may be null. What a stopped run finished is not done again: single tensors,
   // and of a calibrated run whole layers, behind which the hidden states are kept beside it.
   Journal* journal = nullptr;
-  // Told of every layer's folds as they are decided; may be null.
+  // Every layer's folds are appended as they are decided; may be null.
   FoldRecord* folds = nullptr;
 };
 

@@ -57,6 +57,7 @@ Result<LayerFolds> FindLayerFolds(const Context& context, const WalkInput& input
   AwqInput awq;
   awq.family = input.model->family;
   awq.config = &*input.model->config;
+  awq.layer = layer;
   awq.weights = &original;
   awq.windows = fitted.windows;
   awq.hidden = fitted.hidden.data();

@@ -98,6 +98,8 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
     statistics = std::max(statistics, InputStatistics::Bytes(k, seen, drift));
   }
   bytes += statistics;
+  // What experts have in common.
+  if (c.experts > 0) bytes += static_cast<uint64_t>(widest * widest) * sizeof(float);
   if (several) bytes += InputStatistics::Bytes(c.hidden_size, heldout, drift);
   // The tiles of a matrix, and what they make of the held-out rows.
   const int64_t rows = std::min(heldout, 2 * InputStatistics::kHeldOutRows);

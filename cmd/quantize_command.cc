@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 
+#include "calib/awq_search.h"
 #include "calib/quantize_model.h"
 #include "cmd/calibration_input.h"
 #include "cmd/commands.h"
@@ -34,7 +35,7 @@ constexpr Flag kFlags[] = {
     {"--pure", "", "", "the bare type for every matrix, no mix"},
     {"--to", "", "LAYOUT",
      "gguf, compressed-tensors, gptq, awq, fp8, bnb or safetensors (default: by OUTPUT)"},
-    {"--method", "", "NAME", "auto, minmax, rtn or gptq (default: auto)"},
+    {"--method", "", "NAME", "auto, minmax, rtn, awq or gptq (default: auto)"},
     {"--calib", "", "FILE", "calibration text (default: the text built into the program)"},
     {"--separator", "", "STR", "what parts the documents of --calib (\\n is understood)"},
     {"--tokens", "", "N", "calibration tokens (default: 65536, or all there are)"},
@@ -57,7 +58,6 @@ constexpr Flag kFlags[] = {
     {"--allow-nan", "", "",
      "quantize NaN and infinity as zero, and count them, instead of refusing"},
     {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
-    {"--strict", "", "", "exit 1 when a matrix could not be done as asked"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -117,7 +117,7 @@ Result<Settings> ReadSettings(const Arguments& arguments) {
   } else {
     s.layout = s.output.ends_with(".gguf") ? Layout::kGguf : Layout::kCompressedTensors;
   }
-  static constexpr std::string_view kMethods[] = {"auto", "minmax", "rtn", "gptq"};
+  static constexpr std::string_view kMethods[] = {"auto", "minmax", "rtn", "awq", "gptq"};
   PW_ASSIGN(const auto method, arguments.OneOf("--method", kMethods));
   s.method = *FindMethod(method.value_or("auto"));
   static constexpr std::string_view kEfforts[] = {"fast", "normal", "best"};
@@ -354,7 +354,7 @@ uint32_t GgufFileType(const std::string& type) {
 
 Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
                                              const MixOptions& mix, const FoldRecord& folds,
-                                             Journal* journal) {
+                                             uint64_t folds_bytes, Journal* journal) {
   SinkOptions options;
   options.measure = settings.dry_run;
   options.path = settings.output;
@@ -362,7 +362,7 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
   options.force = settings.force;
   options.model = &model;
   options.folds = &folds;
-  if (!folds.empty()) options.folds_bytes = FoldRecordToJson(folds).size();
+  options.folds_bytes = folds_bytes;
   options.gguf_file_type = GgufFileType(mix.type);
   options.provenance = {{"pennyweight.version", PENNYWEIGHT_VERSION},
                         {"pennyweight.type", mix.type},
@@ -372,6 +372,18 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
     options.provenance["quantize.imatrix.file"] = settings.imatrix.front();
   }
   return RowOf(settings.layout).make(options);
+}
+
+// Bytes of the longest record of folds that the output may have: what the model comes with, and a
+// fold at every place where the run may find one.
+uint64_t FoldsBytes(const Settings& settings, const Model& model, bool quantizes) {
+  FoldRecord record = model.folds;
+  const bool searches = settings.method == Method::kAwq || settings.method == Method::kAuto;
+  if (quantizes && searches && RequireRunnable(model).ok()) {
+    FoldRecord full = FullRecord(*model.family, *model.config, *model.source);
+    for (RecordedFold& fold : full.folds) record.folds.push_back(std::move(fold));
+  }
+  return record.empty() ? 0 : FoldRecordToJson(record).size();
 }
 
 // What a calibrated run read, in one word.
@@ -516,8 +528,9 @@ Result<int> RunQuantize(const Invocation& invocation) {
         "note: --imatrix without --calib: the model is not run, rtn is weighted by the file");
   }
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
+  const uint64_t folds_bytes = FoldsBytes(settings, model, quantizes);
   if (settings.dry_run) {
-    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, nullptr));
+    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, folds_bytes, nullptr));
     PW_ASSIGN(Report report,
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
@@ -546,8 +559,10 @@ Result<int> RunQuantize(const Invocation& invocation) {
   options.known = weights == nullptr ? nullptr : &weights->known();
   const size_t slash = settings.output.rfind('/');
   options.scratch_dir = slash == std::string::npos ? "." : settings.output.substr(0, slash + 1);
+  FoldRecord folds = model.folds;
+  options.folds = &folds;
   const auto make = [&](Journal* journal) {
-    return MakeSink(settings, model, mix, model.folds, journal);
+    return MakeSink(settings, model, mix, folds, folds_bytes, journal);
   };
   Report report;
   const auto fill = [&](TensorSink* sink, Journal* journal) -> Status {

@@ -234,6 +234,7 @@ bool LooksSpecial(std::string_view text) {
          text == "<pad>" || text == "<mask>" || text == "<2mass>" || text == "[@BOS@]";
 }
 
+// How an added token takes spaces along, stands alone or is normalized has no key in GGUF.
 TokenType GgufType(const Vocabulary& vocabulary, const Token& token) {
   const bool marked = vocabulary.kind == Vocabulary::Kind::kByteBpe &&
                       token.type == TokenType::kUserDefined && LooksSpecial(token.text);

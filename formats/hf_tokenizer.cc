@@ -216,6 +216,13 @@ Status TokenizerReader::ReadEnds() {
   if (!add_bos || !add_eos) {
     PW_TRY(NeedTokenizerJson());
     const std::optional<TemplateEnds> ends = TokenizerJsonTemplate(tokenizer_json_);
+    // A folder may name no special token, and yet put one in front.
+    if (bytes && ends && ends->first && !vocabulary_.bos_id) {
+      vocabulary_.bos_id = FindToken(*ends->first);
+    }
+    if (bytes && ends && ends->last && !vocabulary_.eos_id) {
+      vocabulary_.eos_id = FindToken(*ends->last);
+    }
     const auto is = [this](const std::optional<std::string>& text, std::optional<int64_t> id) {
       return text && id && vocabulary_.tokens[static_cast<size_t>(*id)].text == *text;
     };

@@ -13,6 +13,7 @@
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
+#include "quant/element_kernels.h"
 #include "quant/gptq_block.h"
 #include "quant/gptq_plan.h"
 #include "quant/gptq_sweep.h"
@@ -230,6 +231,10 @@ Status QuantizeGptq(const Context& context, const GptqPlan& plan, const float* w
                     EncodedTensor* out) {
   const int64_t cols = plan.k();
   *out = EncodedTensor::Allocate(plan.encoding(), rows, cols);
+  if (plan.encoding().kind == Encoding::Kind::kCodebook) {
+    const auto levels = LevelsOf(plan.encoding().codebook.book);
+    out->levels.assign(levels.begin(), levels.end());
+  }
   return ParallelTry(context, CeilDiv(rows, kRowsPerTask), [&](int64_t task) -> Status {
     const int64_t first = task * kRowsPerTask;
     const int64_t count = std::min(kRowsPerTask, rows - first);

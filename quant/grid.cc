@@ -31,7 +31,7 @@ std::unique_ptr<BlockGrid> MakeGrid(const Encoding& encoding, int64_t cols, Effo
     if (spec.group_size < 0 || (spec.group_size > 0 && cols % spec.group_size != 0)) return nullptr;
     return MakeIntegerGrid(spec, cols, effort);
   }
-  if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
+  if (encoding.kind != Encoding::Kind::kBlock) return MakeElementGrid(encoding, cols);
   if (cols % TraitsOf(encoding.block).elements != 0) return nullptr;
   for (const auto make : kBlockFamilies) {
     if (auto grid = make(encoding.block, effort)) return grid;
@@ -67,6 +67,22 @@ void StorePackedLanes(const uint8_t* packed, int64_t packed_bytes, int64_t row, 
     uint8_t* to = out->data.data() + row * stride + b * traits.bytes;
     for (int64_t l = 0; l < count; ++l, packed += packed_bytes, to += stride) {
       CopyBlock(packed, traits.bytes, to);
+    }
+    return;
+  }
+  if (encoding.kind != Encoding::Kind::kInteger) {
+    // A byte for each code, then the scale.
+    const bool is_book = encoding.kind == Encoding::Kind::kCodebook;
+    const int64_t block = is_book ? encoding.codebook.block : encoding.scaled.block_cols;
+    const int64_t width = block == 0 ? out->cols : block;
+    const DType scale = is_book ? DType::kF32 : encoding.scaled.scale_dtype;
+    const int64_t scale_bytes = DTypeBits(scale) / 8;
+    auto* codes = is_book ? reinterpret_cast<uint8_t*>(out->codes.data()) : out->data.data();
+    for (int64_t l = 0; l < count; ++l, packed += packed_bytes) {
+      const int64_t at = (row + l) * (out->cols / width) + b;
+      CopyBlock(packed, width, codes + at * width);
+      std::memcpy(out->scales.data() + at * scale_bytes, packed + width,
+                  static_cast<size_t>(scale_bytes));
     }
     return;
   }

@@ -28,5 +28,7 @@ std::unique_ptr<BlockGrid> MakeAffineKGrid(BlockType type, Effort effort);
 std::unique_ptr<BlockGrid> MakeIq23Grid(BlockType type, Effort effort);
 // Integers of 2 to 8 bits, without act_order; rows of `cols` columns.
 std::unique_ptr<BlockGrid> MakeIntegerGrid(const IntegerSpec& spec, int64_t cols, Effort effort);
+// nf4, fp4 with blocks that lie within rows; fp8 with scales for rows or some columns of one.
+std::unique_ptr<BlockGrid> MakeElementGrid(const Encoding& encoding, int64_t cols);
 
 }  // namespace pennyweight

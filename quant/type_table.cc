@@ -17,8 +17,10 @@ constexpr std::string_view kEach = "each error moves into the columns to its rig
 constexpr std::string_view kJoint =
     "each error moves into the columns to its right; the columns of one code together";
 constexpr std::string_view kWide =
-    "none, rtn instead: an element's error follows its own size, and scales span other rows";
-constexpr std::string_view kAcross = "none, rtn instead: blocks run on from row to row";
+    "each error moves into the columns to its right; rtn instead where scales span other rows";
+constexpr std::string_view kAcross =
+    "each error moves into the columns to its right; rtn instead where blocks run on from row to "
+    "row";
 
 constexpr uint32_t kAnyPlain = kInGguf | kInCompressedTensors | kInSafetensors;
 constexpr auto kNone = ImportanceUse::kNone;

@@ -240,6 +240,112 @@ TEST_CASE("walk: activations that are not finite are named with layer, weight an
   }
 }
 
+TEST_CASE("walk: folds are on record, and undone they leave the weight errors of the report") {
+  Bench bench(38);
+  // Channels that stand out: what the rewrite is made for.
+  for (const int layer : {0, 1, 2}) {
+    const std::string norm = "model.layers." + std::to_string(layer) + ".input_layernorm.weight";
+    auto* gain = reinterpret_cast<float*>(bench.memory().data(norm).data());
+    gain[3] = 12;
+    gain[17] = 25;
+  }
+  FoldRecord record;
+  QuantizeOptions options;
+  options.method = Method::kAwq;
+  options.folds = &record;
+  const auto outcome = bench.Run({}, options);
+  REQUIRE(outcome.ok());
+  CHECK(outcome->report.layers[0].chosen == "awq+rtn");
+  REQUIRE_FALSE(record.empty());
+  const auto folds = FoldsOf(record, *bench.model.source);
+  REQUIRE(folds.ok());
+  int checked = 0;
+  for (const auto& [index, fold] : *folds) {
+    const TensorInfo& info = bench.model.source->tensors()[index];
+    std::vector<float> values = outcome->values[index], original(values.size());
+    REQUIRE(ReadFloatRows(*bench.model.source, index, 0, info.rows(), original.data()).ok());
+    ApplyFold(Inverse(fold), 0, info.rows(), info.cols(), values.data());
+    WeightError error;
+    error.Add(original.data(), values.data(), info.elements());
+    if (!bench.choices[index].quantize) {
+      CHECK(error.RelMse() < 1e-12);  // a norm
+      continue;
+    }
+    ++checked;
+    CHECK(error.RelMse() ==
+          doctest::Approx(*outcome->report.tensors[index].weight_rel_mse).epsilon(1e-3));
+  }
+  CHECK(checked > 0);
+  // What it is for.
+  CHECK(*outcome->report.layers[0].hidden_rel_error <
+        *bench.Get(Method::kRtn).report.layers[0].hidden_rel_error);
+}
+
+// Lists tensors and has none.
+class ListedSource : public TensorSource {
+ public:
+  void Add(const std::string& name, Shape shape) {
+    TensorInfo info;
+    info.name = name;
+    info.encoding = Encoding::Plain(DType::kBF16);
+    info.shape = std::move(shape);
+    tensors_.push_back(std::move(info));
+  }
+  const std::vector<TensorInfo>& tensors() const override { return tensors_; }
+  Status ReadRows(size_t, int64_t, int64_t, EncodedTensor*) const override {
+    return Error(ErrorCode::kIo, "there is nothing to read");
+  }
+  std::string_view format() const override { return "list"; }
+  const std::map<std::string, std::string>& metadata() const override { return metadata_; }
+  const std::vector<std::string>& files() const override { return files_; }
+
+ private:
+  std::vector<TensorInfo> tensors_;
+  std::map<std::string, std::string> metadata_;
+  std::vector<std::string> files_;
+};
+
+TEST_CASE("walk: a layer of 70B parameters' model takes less than 12 GiB") {
+  Bench bench(39);
+  ModelConfig& c = *bench.model.config;
+  c.hidden_size = 8192;
+  c.intermediate_size = 28672;
+  c.heads = 64;
+  c.kv_heads = 8;
+  c.head_dim = 128;
+  c.layers = 80;
+  auto source = std::make_unique<ListedSource>();
+  bench.choices.clear();
+  for (const TensorRule& rule : bench.model.family->tensors) {
+    if (!IsLayerLinear(rule.role)) continue;
+    const int64_t kv = 1024;
+    const Shape shape = rule.role == Role::kAttnK || rule.role == Role::kAttnV ? Shape{kv, 8192}
+                        : rule.role == Role::kFfnDown                          ? Shape{8192, 28672}
+                        : rule.role == Role::kFfnGate || rule.role == Role::kFfnUp
+                            ? Shape{28672, 8192}
+                            : Shape{8192, 8192};
+    source->Add(NameFor(rule.hf, 0), shape);
+    Choice& choice = bench.choices.emplace_back();
+    choice.encoding = *FindType("int4", {.group_size = 128});
+    choice.quantize = true;
+  }
+  REQUIRE(bench.choices.size() == 7);
+  bench.model.source = std::move(source);
+  bench.windows.ids.assign(16384, 1);
+  bench.windows.lengths.assign(32, 512);
+  WalkInput input;
+  input.model = &bench.model;
+  input.windows = &bench.windows;
+  input.choices = bench.choices;
+  input.method = Method::kGptq;
+  const double gib = 1ull << 30;
+  const double bytes = static_cast<double>(LayerWalk::WorkingBytes(input)) +
+                       static_cast<double>(LayerWalk::HiddenBytes(input));
+  CHECK(bytes < 12 * gib);
+  // The weights as stored, encoded once, and the widest Hessian are there in any case.
+  CHECK(bytes > (0.856 * 3e9) + 28672.0 * 28672 * 4);
+}
+
 TEST_CASE("walk: without held-out windows auto is gptq") {
   Bench bench(36, "llama", 5);
   const Bench::Outcome outcome = bench.Get(Method::kAuto);

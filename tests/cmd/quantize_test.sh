@@ -4,7 +4,8 @@
 
 run() { "$P" "$@" >"$WORK/stdout" 2>"$WORK/stderr" || fail "$* ($(cat "$WORK/stderr"))"; }
 
-calibrated=(--tokens 6144)
+# Nine windows, of which one is held out.
+calibrated=(--tokens 4608)
 
 # Twice, with one and two threads, with little and much memory (hidden states spilled or not).
 run quantize "$MODEL" -o "$WORK/a.gguf" "${calibrated[@]}" -j 1 --report "$WORK/a.json"
@@ -20,9 +21,43 @@ run quantize "$MODEL" -o "$WORK/e" --type int4 "${calibrated[@]}" -j 2
 diff -r "$WORK/d" "$WORK/e" || fail "-j changes the bytes of a folder"
 
 # The report has its keys, and calibration pays.
-for key in totals layers tensors weight_rel_mse output_rel_error_heldout hidden_rel_error; do
+for key in totals layers tensors coverage candidates weight_rel_mse output_rel_error_heldout \
+  hidden_rel_error; do
   grep -q "\"$key\"" "$WORK/a.json" || fail "the report has no $key"
 done
+
+for name in rtn gptq; do
+  grep -qF "\"name\": \"$name\"" "$WORK/a.json" || fail "auto did not try $name"
+done
+grep -qE '"chosen": "[a-z+]+"' "$WORK/a.json" || fail "auto does not say what it chose"
+
+# The awq rewrite is on record: weights are compared in the original's numbers.
+run quantize "$MODEL" -o "$WORK/awq.gguf" --type q4_0 --method awq "${calibrated[@]}" --report "$WORK/awq.json"
+grep -qF '"chosen": "awq+rtn"' "$WORK/awq.json" || fail "--method awq is not awq"
+run compare "$MODEL" "$WORK/awq.gguf" --fail-above weight_rel_mse=0.02
+
+# --strict: below a number of tokens, or where a matrix fell back; the output is written all the same.
+expect 1 "calibrated on fewer than 100000 tokens" -- quantize "$MODEL" -o "$WORK/strict" --type int4 \
+  --method gptq "${calibrated[@]}" --strict --min-tokens 100000
+[ -e "$WORK/strict/model.safetensors" ] || fail "--strict wrote nothing"
+run quantize "$MODEL" -o "$WORK/strict2" --type int4 --method gptq "${calibrated[@]}" --strict
+expect 2 "--strict --min-tokens 5" -- quantize "$MODEL" -o "$WORK/none" --type int4 --min-tokens 5
+# Less text than one window.
+echo "In the beginning" >"$WORK/short.txt"
+expect 2 "window" -- quantize "$MODEL" -o "$WORK/none" --type int4 --calib "$WORK/short.txt"
+
+# Experts: what each has seen is told, and every one sees everything where that is asked for.
+if [ -d "$SHARED/models/pd-mixtral-4M" ]; then
+  run quantize "$SHARED/models/pd-mixtral-4M" -o "$WORK/moe.gguf" --type q4_0 --method gptq \
+    "${calibrated[@]}" --json
+  grep -A5 '"coverage"' "$WORK/stdout" | grep -q '"tokens"' || fail "no coverage of experts"
+  expect 1 "fewer than 4000 tokens" -- quantize "$SHARED/models/pd-mixtral-4M" -o "$WORK/moe2.gguf" \
+    --type q4_0 --method gptq "${calibrated[@]}" --strict --min-tokens 4000
+  run quantize "$SHARED/models/pd-mixtral-4M" -o "$WORK/moe3.gguf" --type q4_0 --method gptq \
+    "${calibrated[@]}" --strict --min-tokens 4000 --all-experts
+else
+  echo "SKIPPED: experts (../shared/models/pd-mixtral-4M is not there)"
+fi
 
 # What was written is a model again, in both containers.
 for out in a.gguf d; do

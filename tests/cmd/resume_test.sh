@@ -48,6 +48,9 @@ killed file.gguf convert "$WORK/large" --dtype f16
 killed rtn.gguf quantize "$WORK/large" --type q8_0 --method minmax
 killed minmax-gptq quantize "$WORK/large" --to gptq --method minmax
 killed gptq.gguf quantize "$MODEL" --type q4_0 --method gptq --tokens 2048
+# Candidates and folds: nine windows, of which one is held out.
+killed auto.gguf quantize "$MODEL" --type q4_0 --tokens 4608
+killed awq-int4 quantize "$MODEL" --type int4 --method awq --tokens 4608
 killed gptq-int4 quantize "$MODEL" --type int4 --method gptq --tokens 2048
 
 # stop NAME COMMAND...: interrupted when its first results are on the disk.

@@ -107,7 +107,9 @@ TEST_CASE("byte-level tokenizer.json: BOS where the template or the configuratio
   CHECK(Read(parts, R"({"bos_token": "<|end|>"})")->add_bos);
   CHECK(Read(parts, R"({"bos_token": "<|end|>"})")->bos_id == 5);
   CHECK_FALSE(Read(parts, R"({"bos_token": "<|end|>", "add_bos_token": false})")->add_bos);
-  CHECK_FALSE(Read(parts)->add_bos);  // nothing is called BOS
+  CHECK(Read(parts)->add_bos);  // no file calls it BOS, but the template has it in front
+  CHECK(Read(parts)->bos_id == 5);
+  CHECK_FALSE(Read(parts, R"({"bos_token": "ab"})")->add_bos);
   CHECK_FALSE(Read(Parts(), R"({"bos_token": "<|end|>"})")->add_bos);
   // tokenizer.json decides, whatever the configuration says of it.
   CHECK_FALSE(Read(Parts(), R"({"add_prefix_space": true})")->add_space_prefix);

@@ -22,13 +22,17 @@ TEXT = ("I'll say: we've 1234567 caf\u00e9s, cafe\u0301s \u0434\u0430, \u4f60\u5
 def write_model(source, folder):
     """A Llama of one layer and random weights, with the tokenizer of `source`."""
     folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
-    if not (folder / "tokenizer_config.json").exists():
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    # GGUF cannot say how an added token takes spaces along, stands alone or is normalized.
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if not any(
+        token[flag] for flag in ("lstrip", "rstrip", "single_word", "normalized"))]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if (source / "tokenizer_config.json").exists():
+        shutil.copyfile(source / "tokenizer_config.json", folder / "tokenizer_config.json")
+    else:
         config = {"bos_token": "<|bos|>", "tokenizer_class": "PreTrainedTokenizerFast"}
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    rows = Tokenizer.from_file(str(source / "tokenizer.json")).get_vocab_size() + PADDING
+    rows = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size() + PADDING
     (folder / "config.json").write_text(json.dumps({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
         "intermediate_size": FFN, "num_hidden_layers": 1, "num_attention_heads": HEADS,
@@ -72,7 +76,7 @@ def check_gguf(path, rows, theirs):
 def check_tokenizer(name, source, temp):
     print(f"== {name}")
     rows = write_model(source, temp / "model")
-    theirs = Tokenizer.from_file(str(source / "tokenizer.json"))
+    theirs = Tokenizer.from_file(str(temp / "model/tokenizer.json"))
     pennyweight("convert", temp / "model", "-o", temp / "m.gguf")
     check_gguf(temp / "m.gguf", rows, theirs)
     pennyweight("convert", temp / "m.gguf", "-o", temp / "back")

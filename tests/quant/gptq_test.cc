@@ -152,7 +152,6 @@ TEST_CASE("codes are those of explicit optimal brain quantization in double prec
 }
 
 TEST_CASE("columns change places within blocks and panels, and the factor with them") {
-  // 520 columns: the last panel is short. 16 in a unit, sub-block, block: what nests.
   const int64_t k = 768;
   const Problem p = MakeProblem(k, 21);
   for (const Encoding& encoding :
@@ -219,14 +218,14 @@ std::vector<double> RowLosses(const Problem& p, const std::vector<float>& w,
 }
 
 TEST_CASE("no sweep raises the loss of a row, and the first ones lower it") {
-  const int64_t rows = 37, k = 512;
+  const int64_t rows = 20, k = 512;
   const Problem p = MakeProblem(k, 31);
   const std::vector<float> w = RandomWeights(rows * k, 32);
   for (const GridCase& c : GridCases()) {
     CAPTURE(c.encoding.Name());
     std::vector<double> before;
     double first = 0, last = 0;
-    for (const int sweeps : {0, 1, 2, 4}) {
+    for (const int sweeps : {0, 1, 3}) {
       const auto plan = GptqPlan::Make({}, c.encoding, p.factor(), Effort::kNormal, sweeps);
       REQUIRE(plan.ok());
       EncodedTensor out;
@@ -243,7 +242,7 @@ TEST_CASE("no sweep raises the loss of a row, and the first ones lower it") {
       before = losses;
     }
     CHECK(last < 0.995 * first);
-    CHECK(last > 0.5 * first);
+    CHECK(last > 0.25 * first);
   }
 }
 

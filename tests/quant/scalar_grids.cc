@@ -2,6 +2,7 @@
 // (CMakeLists.txt defines HWY_COMPILE_ONLY_SCALAR for this file.)
 #include "tests/quant/scalar_grids.h"
 
+#include "quant/grid_elements-inl.h"
 #include "quant/grid_fp4-inl.h"
 #include "quant/grid_integer-inl.h"
 #include "quant/grid_iq1-inl.h"
@@ -22,7 +23,7 @@ std::unique_ptr<BlockGrid> MakeScalarGrid(const Encoding& encoding, int64_t cols
   if (encoding.kind == Encoding::Kind::kInteger) {
     return N_SCALAR::MakeIntegerGridImpl(encoding.integer, cols, effort);
   }
-  if (encoding.kind != Encoding::Kind::kBlock) return nullptr;
+  if (encoding.kind != Encoding::Kind::kBlock) return N_SCALAR::MakeElementGridImpl(encoding, cols);
   for (const auto make :
        {N_SCALAR::MakeLegacyGridImpl, N_SCALAR::MakeSymmetricKGridImpl, N_SCALAR::MakeIq4GridImpl,
         N_SCALAR::MakeFP4GridImpl, N_SCALAR::MakeTernaryGridImpl, N_SCALAR::MakeIq1GridImpl,
