@@ -40,6 +40,7 @@ run quantized_inputs.py "$PYTHON" "$here/quantized_inputs.py"
 run quantized_outputs.py "$PYTHON" "$here/quantized_outputs.py"
 run gptq_outputs.py "$PYTHON" "$here/gptq_outputs.py"
 run pytorch_checkpoints.py "$PYTHON" "$here/pytorch_checkpoints.py"
+run imatrix.py "$PYTHON" "$here/imatrix.py"
 run containers.py "$PYTHON" "$here/containers.py"
 run malicious_pickles.py "$PYTHON" "$here/malicious_pickles.py" --check
 run llama_cpp.mjs "$NODE" "$here/llama_cpp.mjs"
