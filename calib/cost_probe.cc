@@ -111,7 +111,7 @@ Result<CostRates::Type> ProbeType(const Context& context, const Encoding& encodi
     const double products = kWeights * kCols / gemm;
     type.gptq = kWeights / std::max(seconds / 4, seconds - products);
   }
-  PW_TRY(status);
+  if (!status.ok()) return std::move(status).TakeError();
   return type;
 }
 
