@@ -33,12 +33,10 @@ int64_t RowsOfTile(int64_t cols, int64_t elements) {
 // The threads that the memory limit has room for, with the largest tile in each.
 Result<Context> FitMemory(const Context& context, const std::vector<TensorInfo>& tensors,
                           const std::vector<Tile>& tiles) {
-  // Read, written, and twice decoded, at no more than 8 bytes per value.
-  constexpr double kBytesPerValue = 8 + 8 + 4 + 4;
   double largest = 0;
   for (const Tile& tile : tiles) {
     const auto cols = static_cast<double>(tensors[tile.tensor].cols());
-    largest = std::max(largest, static_cast<double>(tile.rows) * cols * kBytesPerValue);
+    largest = std::max(largest, static_cast<double>(tile.rows) * cols * kTileBytesPerValue);
   }
   const auto used = static_cast<double>(PeakRssBytes());
   const double room = static_cast<double>(context.memory_limit) - used;

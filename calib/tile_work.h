@@ -33,6 +33,9 @@ struct Tile {
 std::vector<Tile> CutTiles(const std::vector<TensorInfo>& tensors, std::span<const size_t> which,
                            std::span<const Choice> choices = {});
 
+// Of a value of a tile that is worked on: read, written, and twice decoded, at most.
+inline constexpr uint64_t kTileBytesPerValue = 8 + 8 + 4 + 4;
+
 // Buffers of one tile; what they hold between tiles is unspecified.
 struct TileScratch {
   EncodedTensor stored, encoded, piece;

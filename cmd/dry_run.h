@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "calib/cost_model.h"
 #include "calib/matrix_job.h"
 #include "cmd/console.h"
 #include "lib/model.h"
@@ -22,8 +23,13 @@ Result<Report> PlanOutput(const Model& model, std::span<const Choice> choices,
                           const std::vector<OutputTensor>& outputs, Method method, bool calibrated,
                           TensorSink* sink);
 
-// The table of it with the exact size, or the document of --json.
-void PrintPlan(const std::string& output, const Report& report, std::span<const Choice> choices,
-               Console* console);
+// What it takes on this machine, by a probe of about a second. `input` as of PredictCost.
+// Errors: those of encoding random numbers: none.
+Result<CostPlan> PlanCost(const Context& context, const WalkInput& input, const std::string& output,
+                          uint64_t output_bytes);
+
+// The table of it with the exact size and the cost, or the document of --json.
+Status PrintPlan(const std::string& output, const Report& report, std::span<const Choice> choices,
+                 const CostPlan& cost, Console* console);
 
 }  // namespace pennyweight

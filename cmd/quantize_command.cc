@@ -57,7 +57,8 @@ constexpr Flag kFlags[] = {
     {"--effort", "", "NAME", "fast, normal or best: how long codes are searched (default: normal)"},
     {"--allow-nan", "", "",
      "quantize NaN and infinity as zero, and count them, instead of refusing"},
-    {"--dry-run", "", "", "print every tensor's type and the exact size, write nothing"},
+    {"--dry-run", "", "",
+     "print every tensor's type, the exact size, and time and memory; no output"},
     {"--report", "", "FILE", "write the report as .json or .csv; repeatable"},
     {"--force", "", "", "replace the output if it exists"},
     {"--resume", "", "", "go on from where a stopped run left this output"},
@@ -534,7 +535,19 @@ Result<int> RunQuantize(const Invocation& invocation) {
     PW_ASSIGN(Report report,
               PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
     FinishTotals(start, &report);
-    PrintPlan(settings.output, report, choices, &console);
+    PW_ASSIGN(const std::optional<Windows> tokens,
+              MakeCalibration(invocation, settings, model, quantizes));
+    WalkInput input;
+    input.model = &model;
+    input.source = model.source.get();
+    input.windows = tokens ? &*tokens : nullptr;
+    input.choices = choices;
+    input.method = settings.method;
+    input.effort = settings.effort;
+    input.all_experts = settings.all_experts;
+    PW_ASSIGN(const CostPlan cost,
+              PlanCost(invocation.context, input, settings.output, report.totals.bytes_out));
+    PW_TRY(PrintPlan(settings.output, report, choices, cost, &console));
     return settings.strict && missing > 0 ? kExitFound : kExitDone;
   }
   PW_ASSIGN(const std::optional<Windows> windows,

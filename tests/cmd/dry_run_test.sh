@@ -37,10 +37,32 @@ check folder --type int8 --asymmetric --group-size 32 --method minmax
 check folder --to safetensors --type f16
 check one.safetensors --type f32
 
+# What it takes: memory is never above what was foretold, time is no nonsense.
+plan() { sed -n '/"plan": {/,$p' "$WORK/plan.json" | grep -oE "\"$1\": *[^,]*" | sed 's/.*: *//'; }
+foretold() {
+  local out=$WORK/out/$1 real
+  shift
+  "$P" quantize "$MODEL" -o "$out" "$@" --dry-run --json >"$WORK/plan.json" 2>/dev/null
+  "$P" quantize "$MODEL" -o "$out" "$@" --json >"$WORK/run.json" 2>/dev/null || fail "$*"
+  real=$(field "$WORK/run.json" peak_rss_bytes)
+  [ "$real" -le "$(plan peak_rss_bytes)" ] || fail "$*: peak $real, not $(plan peak_rss_bytes)"
+  for key in scratch_bytes output_bytes seconds reading forward hessian factor quantize measure \
+    writing; do
+    [ -n "$(plan $key)" ] || fail "$*: the plan has no $key"
+  done
+  [ "$(plan output_bytes)" = "$(bytes_of "$out")" ] || fail "$*: another output_bytes"
+  rm -r "$out"
+}
+foretold a.gguf --type q4_k_m --method gptq --tokens 4096
+[ "$(plan forward)" != 0 ] || fail "a calibrated run has no forward pass"
+[ "$(plan scratch_bytes)" -gt 0 ] || fail "a calibrated run keeps nothing beside the output"
+foretold folder --to gptq --method rtn
+case $(plan forward) in 0 | 0.0) ;; *) fail "a plain run has a forward pass" ;; esac
+
 # For people: a row a tensor, why, and the size.
 "$P" quantize "$MODEL" -o "$WORK/out/a.gguf" --dry-run --tensor-type 'ffn_up=q8_0' >"$WORK/stdout" 2>/dev/null
 for word in "model.layers.3.mlp.down_proj.weight" "q4_k_m has a rule for ffn_down" "asked for" \
-  "norms are not quantized" "nothing was written"; do
+  "norms are not quantized" "nothing was written" "memory: up to" "disk:"; do
   grep -qF -- "$word" "$WORK/stdout" || fail "the table does not say \"$word\""
 done
 

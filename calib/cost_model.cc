@@ -1,0 +1,269 @@
+#include "calib/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "calib/input_statistics.h"
+#include "calib/matrix_job.h"
+#include "calib/tile_work.h"
+#include "lib/peak_rss.h"
+#include "quant/grid.h"
+
+namespace pennyweight {
+namespace {
+
+constexpr double kUnknownRate = 1e9;
+// Products of a head's short rows run at about a third of the speed of long ones.
+constexpr double kAttentionFactor = 3;
+
+double Over(double work, double rate) { return work / (rate > 0 ? rate : kUnknownRate); }
+
+struct Seconds {
+  double reading = 0, forward = 0, hessian = 0, factor = 0, quantize = 0, measure = 0, writing = 0;
+};
+
+// Where a method looks at: its weights, and who reads the same input.
+struct Stage {
+  size_t first_step = 0;
+  size_t keep = 0;  // the last step at or before that behind which only hidden states live
+  std::vector<const Step*> linears;
+};
+
+std::vector<Stage> StagesOf(const Family& family) {
+  std::vector<Stage> stages;
+  size_t keep = 0;
+  for (size_t i = 0; i < family.layer.size(); ++i) {
+    const Step& step = family.layer[i];
+    if (step.kind == StepKind::kAdd) keep = i + 1;
+    if (step.kind != StepKind::kLinear && step.kind != StepKind::kExpertLinear) continue;
+    const bool same = !stages.empty() && stages.back().linears.back() == &step - 1 &&
+                      stages.back().linears.back()->in == step.in;
+    if (!same) stages.push_back({i, keep, {}});
+    stages.back().linears.push_back(&step);
+  }
+  return stages;
+}
+
+class Counter {
+ public:
+  Counter(const WalkInput& input, const CostRates& rates)
+      : in_(input),
+        rates_(rates),
+        source_(*input.model->source),
+        corrects_(input.method == Method::kGptq || input.method == Method::kAuto) {
+    if (in_.windows == nullptr) return;
+    for (size_t i = 0; i < in_.windows->lengths.size(); ++i) {
+      const auto n = static_cast<double>(in_.windows->lengths[i]);
+      tokens_ += n;
+      if (IsHeldOut(static_cast<int64_t>(i))) heldout_ += n;
+      // Causal: a token looks back at half a window.
+      pairs_ += n * n / 2;
+    }
+    kept_rows_ = std::min<double>(heldout_, static_cast<double>(InputStatistics::kHeldOutRows));
+  }
+
+  Seconds Count() {
+    const std::vector<TensorInfo>& tensors = source_.tensors();
+    for (const TensorInfo& info : tensors) {
+      seconds_.reading += Over(static_cast<double>(info.bytes), rates_.read);
+    }
+    std::vector<char> walked(tensors.size());
+    if (in_.windows != nullptr) {
+      for (int64_t layer = 0; layer < in_.model->config->layers; ++layer) Layer(layer, &walked);
+      Head(&walked);
+    }
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      if (!walked[i]) Stream(i);
+    }
+    return seconds_;
+  }
+
+ private:
+  CostRates::Type TypeOf(const Encoding& encoding) const {
+    const auto found = rates_.types.find(encoding.Name());
+    return found == rates_.types.end() ? CostRates::Type() : found->second;
+  }
+
+  // A tensor that needs no calibration: decoded, encoded and measured once.
+  void Stream(size_t i) {
+    const TensorInfo& info = source_.tensors()[i];
+    const auto weights = static_cast<double>(info.elements());
+    const CostRates::Type type = TypeOf(in_.choices[i].encoding);
+    if (!in_.choices[i].quantize) {
+      seconds_.quantize += Over(2 * weights, rates_.elements);
+      return;
+    }
+    seconds_.quantize += Over(weights, in_.method == Method::kMinMax ? type.minmax : type.rtn);
+    seconds_.measure += Over(weights, type.decode);
+  }
+
+  // Rows of a step's matrices for each token, and their values.
+  double MatrixOps(const Step& step, int64_t layer) const {
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? 0 : -1));
+    if (at < 0) return 0;
+    const auto used = static_cast<double>(experts ? in_.model->config->experts_per_token : 1);
+    return 2 * used * static_cast<double>(source_.tensors()[static_cast<size_t>(at)].elements());
+  }
+
+  // Seconds of steps [begin, end) of a layer for the part `share` of all tokens.
+  double Forward(int64_t layer, size_t begin, size_t end, double share) const {
+    const ModelConfig& c = *in_.model->config;
+    const auto width = static_cast<double>(c.hidden_size);
+    double seconds = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const Step& step = in_.model->family->layer[i];
+      switch (step.kind) {
+        case StepKind::kLinear:
+        case StepKind::kExpertLinear:
+          seconds += Over(tokens_ * MatrixOps(step, layer), rates_.gemm);
+          break;
+        case StepKind::kAttention:
+          seconds += kAttentionFactor *
+                     Over(4 * pairs_ * static_cast<double>(c.heads * c.head_dim), rates_.gemm);
+          break;
+        case StepKind::kSiluGate:
+          seconds += Over(tokens_ * 4 * static_cast<double>(c.intermediate_size), rates_.elements);
+          break;
+        default:
+          seconds += Over(tokens_ * width, rates_.elements);
+      }
+    }
+    return seconds * share;
+  }
+
+  double original_share() const { return corrects_ || tokens_ == 0 ? 1 : heldout_ / tokens_; }
+
+  void Layer(int64_t layer, std::vector<char>* walked) {
+    size_t at = 0;
+    const size_t end = in_.model->family->layer.size();
+    const double sides = 1 + original_share();
+    for (const Stage& stage : StagesOf(*in_.model->family)) {
+      seconds_.forward += Forward(layer, at, stage.first_step, sides);
+      at = stage.keep;
+      Statistics(stage, layer);
+      for (const Step* step : stage.linears) Linear(*step, layer, walked);
+    }
+    seconds_.forward += Forward(layer, at, end, sides);
+    if (tokens_ > 0) seconds_.forward += Forward(layer, 0, end, heldout_ / tokens_);
+    // The streams are kept behind each layer.
+    seconds_.writing += Over(static_cast<double>(LayerWalk::HiddenBytes(in_)), rates_.write);
+  }
+
+  void Statistics(const Stage& stage, int64_t layer) {
+    const bool experts = stage.linears[0]->kind == StepKind::kExpertLinear;
+    const int64_t at = source_.Find(NameFor(stage.linears[0]->weight, layer, experts ? 0 : -1));
+    if (at < 0) return;
+    const auto k = static_cast<double>(source_.tensors()[static_cast<size_t>(at)].cols());
+    const ModelConfig& c = *in_.model->config;
+    Hessian(k, experts ? static_cast<double>(c.experts_per_token) : 1,
+            experts ? static_cast<double>(c.experts) : 1);
+  }
+
+  // `rows` for each token, over `inputs` of k columns.
+  void Hessian(double k, double rows, double inputs) {
+    const double seen = (tokens_ - heldout_) * rows;
+    seconds_.hessian += Over(seen * k * k, rates_.syrk);
+    seconds_.factor += inputs * Over(k * k * k / 3, rates_.factor);
+    if (!corrects_) return;
+    seconds_.hessian += Over(2 * seen * k * k, rates_.gemm);
+    seconds_.factor += inputs * Over(2 * k * k * k, rates_.solve);
+  }
+
+  void Linear(const Step& step, int64_t layer, std::vector<char>* walked) {
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    const int64_t count = experts ? in_.model->config->experts : 1;
+    for (int64_t expert = 0; expert < count; ++expert) {
+      const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? expert : -1));
+      if (at < 0) continue;
+      const auto i = static_cast<size_t>(at);
+      (*walked)[i] = 1;
+      in_.choices[i].quantize ? Matrix(i) : Stream(i);
+    }
+  }
+
+  // QuantizeMatrix: every candidate is encoded, decoded, and tried on the kept rows.
+  void Matrix(size_t i) {
+    const TensorInfo& info = source_.tensors()[i];
+    const auto n = static_cast<double>(info.rows()), k = static_cast<double>(info.cols());
+    const double weights = n * k;
+    const Encoding& encoding = in_.choices[i].encoding;
+    const CostRates::Type type = TypeOf(encoding);
+    const bool gptq = corrects_ && MakeGrid(encoding, info.cols()) != nullptr;
+    const double candidates = gptq ? 3 : 2;
+    seconds_.quantize += Over(weights, type.rtn) + Over(weights, type.minmax);
+    double products = 2 * kept_rows_ * weights * (1 + candidates);
+    // What was written, through the factor: weights and their error.
+    products += 2 * weights * k;
+    if (corrects_) {
+      const double part = std::min(n, 1024.0) / n;
+      products += part * weights * (2 * k + 6 * kept_rows_);
+    }
+    if (gptq) {
+      seconds_.quantize += Over(weights, type.gptq) + Over(weights * k, rates_.gemm);
+      products += 2 * weights * k;
+    }
+    seconds_.measure += Over(products, rates_.gemm) +
+                        Over(weights * (candidates + 2), type.decode) +
+                        Over(6 * weights, rates_.elements);
+  }
+
+  void Head(std::vector<char>* walked) {
+    const int64_t at = source_.Find(in_.model->family->head);
+    if (at < 0 || !in_.choices[static_cast<size_t>(at)].quantize) return;
+    Hessian(static_cast<double>(in_.model->config->hidden_size), 1, 1);
+    (*walked)[static_cast<size_t>(at)] = 1;
+    Matrix(static_cast<size_t>(at));
+  }
+
+  const WalkInput& in_;
+  const CostRates& rates_;
+  const TensorSource& source_;
+  bool corrects_;
+  double tokens_ = 0, heldout_ = 0, kept_rows_ = 0;
+  double pairs_ = 0;  // of a token and one that it looks back at
+  Seconds seconds_;
+};
+
+// The tiles of tensors that are streamed, one in each thread, and what the process has already.
+uint64_t StreamBytes(const Context& context, const WalkInput& input) {
+  constexpr uint64_t kProgram = 16u << 20;
+  uint64_t largest = 0;
+  std::vector<size_t> all(input.model->source->tensors().size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  for (const Tile& tile : CutTiles(input.model->source->tensors(), all, input.choices)) {
+    const auto cols = static_cast<uint64_t>(input.model->source->tensors()[tile.tensor].cols());
+    largest = std::max(largest, static_cast<uint64_t>(tile.rows) * cols * kTileBytesPerValue);
+  }
+  const uint64_t room = context.memory_limit > kProgram ? context.memory_limit - kProgram : 0;
+  const auto threads = static_cast<uint64_t>(std::max(1, context.threads));
+  const uint64_t fit = largest == 0 ? 1 : std::clamp<uint64_t>(room / largest, 1, threads);
+  return kProgram + fit * largest;
+}
+
+}  // namespace
+
+CostPlan PredictCost(const Context& context, const WalkInput& input, const CostRates& rates,
+                     uint64_t output_bytes) {
+  CostPlan plan;
+  plan.output_bytes = output_bytes;
+  plan.peak_rss_bytes = StreamBytes(context, input);
+  if (input.windows != nullptr) {
+    const uint64_t working = LayerWalk::WorkingBytes(input);
+    const uint64_t hidden = LayerWalk::HiddenBytes(input);
+    const bool spills = working + hidden > context.memory_limit;
+    plan.peak_rss_bytes = working + (spills ? 0 : hidden);
+    // The streams that were kept behind two layers, and those that are worked on.
+    plan.scratch_bytes = (spills ? 3 : 2) * hidden;
+  }
+  plan.fits = plan.peak_rss_bytes <= context.memory_limit;
+  Seconds s = Counter(input, rates).Count();
+  s.writing += Over(static_cast<double>(output_bytes), rates.write);
+  plan.phases = {{"reading", s.reading}, {"forward", s.forward},   {"hessian", s.hessian},
+                 {"factor", s.factor},   {"quantize", s.quantize}, {"measure", s.measure},
+                 {"writing", s.writing}};
+  for (const auto& [name, seconds] : plan.phases) plan.seconds += seconds;
+  return plan;
+}
+
+}  // namespace pennyweight
