@@ -158,7 +158,7 @@ Status QuantizeInputs(const Context& context, const HessianJob& job, Work* work)
     const JournalUnit unit = Unit(UnitKind::kInput, static_cast<uint64_t>(i));
     if (!work->Restore(unit)) {
       PW_TRY(QuantizeByHessian(context, job, static_cast<size_t>(i)));
-      PW_TRY(work->Record(unit, std::nullopt));
+      PW_TRY(work->Record(unit, std::nullopt, {}));
     }
     if (context.progress) context.progress->Advance(i + 1);
   }

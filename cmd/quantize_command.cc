@@ -539,7 +539,6 @@ Result<int> RunQuantize(const Invocation& invocation) {
               MakeCalibration(invocation, settings, model, quantizes));
     WalkInput input;
     input.model = &model;
-    input.source = model.source.get();
     input.windows = tokens ? &*tokens : nullptr;
     input.choices = choices;
     input.method = settings.method;
