@@ -154,7 +154,11 @@ Result<LayerFolds> LayerWalk::SearchFolds(const Context& context, int64_t layer,
       std::any_of(plans.begin(), plans.end(), [](const CandidatePlan& p) { return p.folded; });
   if (!wanted) return LayerFolds();
   Phase(context, fmt::format("layer {} of {}: awq search", layer + 1, config_.layers), 1);
-  return FindLayerFolds(context, in_, layer, original, tokens_, *quantized_);
+  auto found = FindLayerFolds(context, in_, layer, original, tokens_, *quantized_);
+  if (!found.ok() && found.error().code == ErrorCode::kNonFinite) {
+    PW_TRY(pass_.LocateNonFinite(context, layer, {&original, &*quantized_}));
+  }
+  return found;
 }
 
 Result<double> LayerWalk::MeasureCandidate(const Context& context, const LayerCandidate& candidate,

@@ -3,22 +3,22 @@
 # fitted to, and puts the tables into docs/quality.md. Models and texts are those beside the checkout
 # (../shared). Every row is kept in build/quality, so a stopped run goes on where it was.
 #
-#   scripts/quality.sh methods         every model, type and method: about two hours of processor time
+#   scripts/quality.sh methods         every model, type and method: about an hour and a half of processor time
 #   scripts/quality.sh llama BIN       beside llama.cpp's own quantizer with its own imatrix, judged by
 #                                      its own llama-perplexity; BIN holds llama-{imatrix,quantize,perplexity}
 #   scripts/quality.sh tables          only the tables, of the rows that are there
 #
-# JOBS: rows at a time (2). MODELS, TYPES, METHODS: only these. TOKENS: evaluation tokens (32768).
+# JOBS: rows at a time (2). MODELS, TYPES, METHODS: only these. TOKENS: evaluation tokens (16384).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pennyweight=${PENNYWEIGHT:-$PWD/build/release/pennyweight}
 shared=${SHARED:-../shared}
 rows=${ROWS:-build/quality}
-tokens=${TOKENS:-32768}
+tokens=${TOKENS:-16384}
 sensitive=(stories260K babyllama105)
 ours=(pd-llama-4M pd-qwen2-4M pd-mixtral-4M)
 models=(${MODELS:-${sensitive[@]} ${ours[@]}})
-integers=(int4_g32_asym int4_g64_asym int4_g128_asym int3_g64_asym nf4)
+integers=(int4_g32_asym int4_g64_asym int4_g128_asym int3_g64 nf4)
 blocks=(q4_0 q4_k q3_k q2_k iq4_xs)
 mixes=(q2_k q3_k_m q4_k_m)
 methods=(${METHODS:-minmax rtn awq gptq auto})
@@ -163,7 +163,7 @@ table_methods() {
 Mean KL divergence to the original model in nats, with a 95 % interval (bootstrap over documents).
 Only the matrices of the decoder layers are quantized (embedding and head stay 16 bits). Calibrated on
 `tinystories-calib` or `pd/calib` (65536 tokens, or all there are), of which every eighth window is only
-used to choose; evaluated by documents on 32768 tokens of `tinystories-eval` or `pd/eval`.
+used to choose; evaluated by documents on 16384 tokens of `tinystories-eval` or `pd/eval`.
 
 `minmax` is the plain baseline, `rtn` the scale search weighted by the activations' second moment, `awq`
 folds scales into the layers before and then rounds, `gptq` adds error feedback and moves weights to
