@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <map>
 
@@ -14,15 +13,12 @@
 #include "cmd/open_model.h"
 #include "cmd/output_path.h"
 #include "cmd/output_run.h"
+#include "cmd/quantize_settings.h"
 #include "cmd/report_output.h"
 #include "cmd/statistics_weights.h"
-#include "cmd/strict_check.h"
-#include "formats/sinks.h"
 #include "lib/hash.h"
 #include "lib/linalg.h"
-#include "lib/nvfp4.h"
 #include "quant/codec.h"
-#include "quant/effort.h"
 #include "quant/non_finite.h"
 
 namespace pennyweight {
@@ -64,264 +60,9 @@ constexpr Flag kFlags[] = {
     {"--resume", "", "", "go on from where a stopped run left this output"},
 };
 
-enum class Layout : uint8_t { kGguf, kCompressedTensors, kFp8, kBnb, kGptq, kAwq, kSafetensors };
-
-struct LayoutRow {
-  Layout layout;
-  std::string_view name;
-  std::string_view type;  // without --type
-  Result<std::unique_ptr<TensorSink>> (*make)(const SinkOptions& options);
-};
-
-// In the order of the enum.
-constexpr LayoutRow kLayouts[] = {
-    {Layout::kGguf, "gguf", "q4_k_m", MakeGgufSink},
-    {Layout::kCompressedTensors, "compressed-tensors", "int4", MakeCompressedTensorsSink},
-    {Layout::kFp8, "fp8", "fp8_e4m3", MakeFp8Sink},
-    {Layout::kBnb, "bnb", "nf4", MakeBnbSink},
-    {Layout::kGptq, "gptq", "int4", MakeGptqSink},
-    {Layout::kAwq, "awq", "int4", MakeAwqSink},
-    {Layout::kSafetensors, "safetensors", "f16", MakeSafetensorsSink},
-};
-
-const LayoutRow& RowOf(Layout layout) { return kLayouts[static_cast<size_t>(layout)]; }
-
-struct Settings {
-  std::string output;
-  Layout layout = Layout::kGguf;
-  Method method = Method::kAuto;
-  Effort effort = Effort::kNormal;
-  bool force = false;
-  bool allow_nan = false;
-  bool dry_run = false;
-  bool all_experts = false;
-  bool strict = false;
-  int64_t min_tokens = kMinTokens;
-  std::vector<std::string> imatrix;
-  // --method auto with files instead of a text: rtn, weighted by them.
-  bool weighted_instead = false;
-  std::vector<std::string> reports;
-};
-
-Result<Settings> ReadSettings(const Arguments& arguments) {
-  Settings s;
-  PW_ASSIGN(s.output, OutputPath("quantize", arguments));
-  std::vector<std::string_view> names;
-  for (const LayoutRow& row : kLayouts) names.push_back(row.name);
-  PW_ASSIGN(const auto to, arguments.OneOf("--to", names));
-  if (to) {
-    for (const LayoutRow& row : kLayouts) {
-      if (row.name == *to) s.layout = row.layout;
-    }
-  } else if (s.output.ends_with(".safetensors")) {
-    s.layout = Layout::kSafetensors;
-  } else {
-    s.layout = s.output.ends_with(".gguf") ? Layout::kGguf : Layout::kCompressedTensors;
-  }
-  static constexpr std::string_view kMethods[] = {"auto", "minmax", "rtn", "awq", "gptq"};
-  PW_ASSIGN(const auto method, arguments.OneOf("--method", kMethods));
-  s.method = *FindMethod(method.value_or("auto"));
-  static constexpr std::string_view kEfforts[] = {"fast", "normal", "best"};
-  PW_ASSIGN(const auto effort, arguments.OneOf("--effort", kEfforts));
-  s.effort = *FindEffort(effort.value_or("normal"));
-  s.allow_nan = arguments.Has("--allow-nan");
-  s.all_experts = arguments.Has("--all-experts");
-  s.strict = arguments.Has("--strict");
-  PW_ASSIGN(const auto min_tokens, arguments.Integer("--min-tokens", 1, int64_t{1} << 32));
-  if (min_tokens && !s.strict) {
-    return Error(ErrorCode::kUsage, "--min-tokens is what --strict asks for")
-        .Hint(fmt::format("--strict --min-tokens {}", *min_tokens));
-  }
-  s.min_tokens = min_tokens.value_or(kMinTokens);
-  s.dry_run = arguments.Has("--dry-run");
-  s.imatrix = arguments.All("--imatrix");
-  if (!s.imatrix.empty() && s.method == Method::kMinMax) {
-    return Error(ErrorCode::kUsage, "minmax weighs nothing: --imatrix would do nothing")
-        .Hint("--method rtn");
-  }
-  if (!s.imatrix.empty() && s.method == Method::kAuto && !arguments.Has("--calib")) {
-    s.method = Method::kRtn;
-    s.weighted_instead = true;
-  }
-  // A dry run replaces nothing, so that it may be asked about an output that is there.
-  s.force = arguments.Has("--force") || s.dry_run;
-  s.reports = arguments.All("--report");
-  if (arguments.Has("--symmetric") && arguments.Has("--asymmetric")) {
-    return Error(ErrorCode::kUsage, "--symmetric and --asymmetric exclude each other");
-  }
-  if (s.dry_run && !s.reports.empty()) {
-    return Error(ErrorCode::kUsage, "--dry-run writes nothing, so there is no --report")
-        .Hint("--dry-run --json prints the same rows");
-  }
-  return s;
-}
-
-Result<IntegerSpec> ReadIntegerSpec(const Arguments& arguments, Layout layout, DType dtype) {
-  IntegerSpec spec;
-  spec.group_size = 128;
-  spec.symmetric =
-      !arguments.Has("--asymmetric") && (layout != Layout::kAwq || arguments.Has("--symmetric"));
-  // The words of GPTQ and AWQ go with scales of float16, whatever the model's dtype is.
-  const bool follows = layout != Layout::kGptq && layout != Layout::kAwq;
-  spec.scale_dtype = follows && dtype == DType::kBF16 ? DType::kBF16 : DType::kF16;
-  if (const auto group = arguments.Get("--group-size")) {
-    static constexpr std::string_view kSizes[] = {"16", "32", "64", "128", "256", "channel"};
-    PW_ASSIGN(const auto size, arguments.OneOf("--group-size", kSizes));
-    spec.group_size = *size == "channel" ? 0 : std::stoll(*size);
-  }
-  return spec;
-}
-
-Result<Encoding> ParseType(const std::string& name, const IntegerSpec& integer) {
-  const auto type = FindType(name, integer);
-  if (type) return *type;
-  return Error(ErrorCode::kUsage, fmt::format("there is no type \"{}\"", name))
-      .Hint(fmt::format("types: {}", fmt::join(TypeNames(), ", ")));
-}
-
-// Whether a method asks what the model's own activations are.
-bool NeedsCalibration(Method method) {
-  return method == Method::kGptq || method == Method::kAwq || method == Method::kAuto;
-}
-
-// True when rounding will be weighted by what calibration measured.
-bool IsCalibrated(const Arguments& arguments, const Settings& settings, const Model& model) {
-  if (!settings.imatrix.empty()) return true;
-  return settings.method != Method::kMinMax &&
-         (NeedsCalibration(settings.method) || arguments.Has("--calib")) &&
-         RequireRunnable(model).ok();
-}
-
-// The tables of what becomes what: user's words to MixOptions.
-Result<MixOptions> ReadMixOptions(const Arguments& arguments, const Settings& settings,
-                                  const Model& model) {
-  MixOptions options;
-  const bool gguf = settings.layout == Layout::kGguf;
-  options.type = arguments.Get("--type").value_or(std::string(RowOf(settings.layout).type));
-  // fp8 has no scales per row: there the type without more words has blocks.
-  if (settings.layout == Layout::kFp8 &&
-      (options.type == "fp8_e4m3" || options.type == "fp8_e5m2")) {
-    options.type += "_b128x128";
-  }
-  options.pure = arguments.Has("--pure");
-  options.linears_only = !gguf;
-  const DType dtype = ModelDType(model);
-  PW_ASSIGN(options.integer, ReadIntegerSpec(arguments, settings.layout, dtype));
-  options.plain = Encoding::Plain(dtype == DType::kBF16 ? DType::kBF16 : DType::kF16);
-  options.norm = Encoding::Plain(gguf ? DType::kF32 : dtype);
-  if (const auto name = arguments.Get("--output-type")) {
-    PW_ASSIGN(options.output_type, ParseType(*name, options.integer));
-  }
-  if (const auto name = arguments.Get("--embedding-type")) {
-    PW_ASSIGN(options.embedding_type, ParseType(*name, options.integer));
-  }
-  for (const std::string& text : arguments.All("--tensor-type")) {
-    const size_t equals = text.rfind('=');
-    if (equals == std::string::npos) {
-      return Error(ErrorCode::kUsage,
-                   fmt::format("--tensor-type takes REGEX=TYPE, not \"{}\"", text))
-          .Hint("--tensor-type 'down_proj=q6_k'");
-    }
-    PW_ASSIGN(const Encoding encoding, ParseType(text.substr(equals + 1), options.integer));
-    options.tensor_types.push_back({text.substr(0, equals), encoding});
-  }
-  options.keep = arguments.All("--keep");
-  options.importance = IsCalibrated(arguments, settings, model);
-  return options;
-}
-
-// What the rules of a mix ask of the model. A GGUF file that cannot be run, say for its rope
-// scaling, has no configuration here, but its metadata say as much.
-ModelConfig MixConfig(const Model& model) {
-  if (model.config) return *model.config;
-  ModelConfig config;
-  const auto& metadata = model.source->metadata();
-  const auto architecture = metadata.find("general.architecture");
-  if (architecture == metadata.end()) return config;
-  config.architecture = architecture->second;
-  const auto number = [&](const char* key, int64_t* out) {
-    const auto entry = metadata.find(config.architecture + "." + key);
-    if (entry == metadata.end()) return;
-    int64_t value = 0;
-    const char* const end = entry->second.data() + entry->second.size();
-    const auto [rest, code] = std::from_chars(entry->second.data(), end, value);
-    if (code == std::errc() && rest == end && value > 0) *out = value;
-  };
-  number("block_count", &config.layers);
-  number("attention.head_count", &config.heads);
-  config.kv_heads = config.heads;
-  number("attention.head_count_kv", &config.kv_heads);
-  number("expert_count", &config.experts);
-  return config;
-}
-
-// Makes a matrix plain that the layout's words and groups do not fit.
-void LeavePlainMisfit(Layout layout, const Shape& shape, const Encoding& plain, Choice* choice) {
-  if (layout != Layout::kGptq && layout != Layout::kAwq) return;
-  const std::string_view name = RowOf(layout).name;
-  std::string why = WordMisfit(name, choice->encoding.integer, shape);
-  // What fell back to one scale per row has another group size than the weights around it.
-  if (choice->degraded) {
-    why = fmt::format("{} columns do not divide into groups and {} has one size of them",
-                      shape.back(), name);
-  }
-  if (why.empty()) return;
-  *choice = {plain, false, fmt::format("{}: {}", why, plain.Name())};
-  choice->degraded = true;
-}
-
-// What no mix decides: tensors whose bits this program does not turn into numbers stay as they are,
-// and norms outside GGUF keep their own dtype.
-// A matrix that does not divide into a layout's words and groups stays `plain`.
-void AdjustChoices(const Model& model, Layout layout, const Encoding& plain,
-                   std::vector<Choice>* choices) {
-  const auto& tensors = model.source->tensors();
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    Choice& choice = (*choices)[i];
-    if (!CanDecode(tensors[i].encoding)) {
-      choice = {tensors[i].encoding, false, "cannot be decoded: copied as it is"};
-      continue;
-    }
-    if (choice.quantize && choice.encoding.kind == Encoding::Kind::kInteger) {
-      LeavePlainMisfit(layout, tensors[i].shape, plain, &choice);
-    }
-    // Outside GGUF the scales of NVFP4 are tensors, and have a divisor for all of them.
-    if (layout == Layout::kCompressedTensors &&
-        choice.encoding == Encoding::Block(BlockType::kNVFP4)) {
-      choice.encoding = Nvfp4Encoding();
-    }
-    // Clients of compressed-tensors give scales the model's dtype; f16 ends too early for them.
-    if (layout == Layout::kCompressedTensors && choice.quantize &&
-        choice.encoding.kind == Encoding::Kind::kScaled &&
-        choice.encoding.scaled.element != DType::kF4 && ModelDType(model) == DType::kBF16) {
-      choice.encoding.scaled.scale_dtype = DType::kBF16;
-    }
-    const Role role = DescribeTensor(model, tensors[i]).role;
-    const bool norm = role == Role::kNorm || role == Role::kBias;
-    if (norm && layout != Layout::kGguf && tensors[i].encoding.kind == Encoding::Kind::kPlain) {
-      choice.encoding = tensors[i].encoding;
-    }
-  }
-}
-
-// What a layout cannot hold is said before any work, with those that can.
-Status CheckLayout(Layout layout, const std::vector<OutputTensor>& outputs) {
-  for (const OutputTensor& tensor : outputs) {
-    const auto layouts = LayoutsFor(tensor.encoding);
-    const std::string_view name = RowOf(layout).name;
-    if (layouts.empty() || tensor.encoding.kind == Encoding::Kind::kPlain) continue;
-    if (std::find(layouts.begin(), layouts.end(), name) != layouts.end()) continue;
-    return Error(ErrorCode::kUsage,
-                 fmt::format("{} does not hold {}", name, tensor.encoding.Name()))
-        .Hint(fmt::format("--to {}", fmt::join(layouts, ", or --to ")))
-        .InTensor(tensor.name);
-  }
-  return OkStatus();
-}
-
 // Tokens to calibrate with; empty when the method goes without.
 Result<std::optional<Windows>> MakeCalibration(const Invocation& invocation,
-                                               const Settings& settings, const Model& model,
+                                               const QuantizeSettings& settings, const Model& model,
                                                bool quantizes) {
   const Arguments& arguments = invocation.arguments;
   const bool asked = arguments.Has("--calib");
@@ -353,7 +94,7 @@ uint32_t GgufFileType(const std::string& type) {
   return it == kNumbers.end() ? 1 : it->second;
 }
 
-Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Model& model,
+Result<std::unique_ptr<TensorSink>> MakeSink(const QuantizeSettings& settings, const Model& model,
                                              const MixOptions& mix, const FoldRecord& folds,
                                              uint64_t folds_bytes, Journal* journal) {
   SinkOptions options;
@@ -377,7 +118,7 @@ Result<std::unique_ptr<TensorSink>> MakeSink(const Settings& settings, const Mod
 
 // Bytes of the longest record of folds that the output may have: what the model comes with, and a
 // fold at every place where the run may find one.
-uint64_t FoldsBytes(const Settings& settings, const Model& model, bool quantizes) {
+uint64_t FoldsBytes(const QuantizeSettings& settings, const Model& model, bool quantizes) {
   FoldRecord record = model.folds;
   const bool searches = settings.method == Method::kAwq || settings.method == Method::kAuto;
   if (quantizes && searches && RequireRunnable(model).ok()) {
@@ -465,7 +206,7 @@ void NoteFallback(const std::string& what, Report* report) {
   }
 }
 
-std::string Summary(const Settings& settings, const Report& report) {
+std::string Summary(const QuantizeSettings& settings, const Report& report) {
   const ReportTotals& t = report.totals;
   std::string text = fmt::format("{}: {} -> {} ({:.2f} bits per weight), {:.1f} s, peak {}\n",
                                  settings.output, HumanBytes(t.bytes_in), HumanBytes(t.bytes_out),
@@ -479,11 +220,39 @@ std::string Summary(const Settings& settings, const Report& report) {
   return text;
 }
 
-int CheckStrict(const Settings& settings, const Report& report, std::span<const Choice> choices,
-                Console* console) {
+int CheckStrict(const QuantizeSettings& settings, const Report& report,
+                std::span<const Choice> choices, Console* console) {
   const std::vector<std::string> lines = Shortfalls(report, choices, settings.min_tokens);
   for (const std::string& line : lines) console->Note("--strict: " + line);
   return lines.empty() ? kExitDone : kExitFound;
+}
+
+bool Quantizes(std::span<const Choice> choices) {
+  return std::any_of(choices.begin(), choices.end(),
+                     [](const Choice& choice) { return choice.quantize; });
+}
+
+// Prints what a run would do, and what it would cost.
+Status DryRun(const Invocation& invocation, const QuantizeSettings& settings, const Model& model,
+              const MixOptions& mix, const std::vector<Choice>& choices,
+              const std::vector<OutputTensor>& outputs, uint64_t folds_bytes) {
+  PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, folds_bytes, nullptr));
+  PW_ASSIGN(Report report,
+            PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
+  FinishTotals(std::chrono::steady_clock::now(), &report);
+  PW_ASSIGN(const std::optional<Windows> tokens,
+            MakeCalibration(invocation, settings, model, Quantizes(choices)));
+  WalkInput input;
+  input.model = &model;
+  input.windows = tokens ? &*tokens : nullptr;
+  input.choices = choices;
+  input.method = settings.method;
+  input.effort = settings.effort;
+  input.all_experts = settings.all_experts;
+  PW_ASSIGN(const CostPlan cost,
+            PlanCost(invocation.context, input, settings.output, report.totals.bytes_out));
+  PW_TRY(PrintPlan(settings.output, report, choices, cost, &invocation.console));
+  return OkStatus();
 }
 
 }  // namespace
@@ -502,7 +271,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   const auto start = std::chrono::steady_clock::now();
   const Arguments& arguments = invocation.arguments;
   Console& console = invocation.console;
-  PW_ASSIGN(const Settings settings, ReadSettings(arguments));
+  PW_ASSIGN(const QuantizeSettings settings, ReadSettings(arguments));
   PW_ASSIGN(Model model, OpenModelByKey(arguments.inputs()[0], arguments));
   UseCanonical(&model);
   PW_TRY(CheckOutput(settings.output, settings.reports, settings.force, model));
@@ -516,8 +285,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
     outputs.push_back({tensors[i].name, choices[i].encoding, tensors[i].shape});
   }
   PW_TRY(CheckLayout(settings.layout, outputs));
-  const bool quantizes = std::any_of(choices.begin(), choices.end(),
-                                     [](const Choice& choice) { return choice.quantize; });
+  const bool quantizes = Quantizes(choices);
   NoteChoices(model, choices, mix, &console);
   PW_ASSIGN(const std::unique_ptr<StatisticsWeights> weights,
             StatisticsWeights::Open(settings.imatrix, model,
@@ -531,22 +299,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
   if (settings.layout != Layout::kGguf) PW_TRY(NoteLeftBehind(model, &console));
   const uint64_t folds_bytes = FoldsBytes(settings, model, quantizes);
   if (settings.dry_run) {
-    PW_ASSIGN(const auto sink, MakeSink(settings, model, mix, model.folds, folds_bytes, nullptr));
-    PW_ASSIGN(Report report,
-              PlanOutput(model, choices, outputs, settings.method, mix.importance, sink.get()));
-    FinishTotals(start, &report);
-    PW_ASSIGN(const std::optional<Windows> tokens,
-              MakeCalibration(invocation, settings, model, quantizes));
-    WalkInput input;
-    input.model = &model;
-    input.windows = tokens ? &*tokens : nullptr;
-    input.choices = choices;
-    input.method = settings.method;
-    input.effort = settings.effort;
-    input.all_experts = settings.all_experts;
-    PW_ASSIGN(const CostPlan cost,
-              PlanCost(invocation.context, input, settings.output, report.totals.bytes_out));
-    PW_TRY(PrintPlan(settings.output, report, choices, cost, &console));
+    PW_TRY(DryRun(invocation, settings, model, mix, choices, outputs, folds_bytes));
     return settings.strict && missing > 0 ? kExitFound : kExitDone;
   }
   PW_ASSIGN(const std::optional<Windows> windows,
