@@ -6,6 +6,7 @@
 #include "calib/input_statistics.h"
 #include "calib/matrix_job.h"
 #include "calib/tile_work.h"
+#include "calib/walk_folds.h"
 #include "lib/peak_rss.h"
 #include "quant/grid.h"
 
@@ -19,7 +20,8 @@ constexpr double kAttentionFactor = 3;
 double Over(double work, double rate) { return work / (rate > 0 ? rate : kUnknownRate); }
 
 struct Seconds {
-  double reading = 0, forward = 0, hessian = 0, factor = 0, quantize = 0, measure = 0, writing = 0;
+  double reading = 0, forward = 0, hessian = 0, factor = 0, search = 0, quantize = 0, measure = 0,
+         writing = 0;
 };
 
 // Where a method looks at: its weights, and who reads the same input.
@@ -50,7 +52,8 @@ class Counter {
       : in_(input),
         rates_(rates),
         source_(*input.model->source),
-        corrects_(input.method == Method::kGptq || input.method == Method::kAuto) {
+        corrects_(Corrects(input.method)),
+        plan_corrects_(corrects_) {
     if (in_.windows == nullptr) return;
     for (size_t i = 0; i < in_.windows->lengths.size(); ++i) {
       const auto n = static_cast<double>(in_.windows->lengths[i]);
@@ -134,20 +137,59 @@ class Counter {
 
   double original_share() const { return corrects_ || tokens_ == 0 ? 1 : heldout_ / tokens_; }
 
+  // Every candidate passes through the whole layer; what its first stage reads is the same for all.
   void Layer(int64_t layer, std::vector<char>* walked) {
-    size_t at = 0;
     const size_t end = in_.model->family->layer.size();
     const double sides = 1 + original_share();
-    for (const Stage& stage : StagesOf(*in_.model->family)) {
-      seconds_.forward += Forward(layer, at, stage.first_step, sides);
-      at = stage.keep;
-      Statistics(stage, layer);
-      for (const Step* step : stage.linears) Linear(*step, layer, walked);
+    const double heldout_share = tokens_ > 0 ? heldout_ / tokens_ : 0;
+    const auto plans = LayerWalk::Plans(in_, static_cast<int64_t>(heldout_));
+    size_t at = 0;
+    bool folds = false;
+    for (size_t p = 0; p < plans.size(); ++p) {
+      at = 0;
+      plan_corrects_ = Corrects(plans[p].method);
+      folds = folds || plans[p].folded;
+      bool shared = p > 0;
+      for (const Stage& stage : StagesOf(*in_.model->family)) {
+        if (!shared) {
+          seconds_.forward += Forward(layer, at, stage.first_step, sides);
+          Statistics(stage, layer);
+        }
+        shared = false;
+        at = stage.keep;
+        for (const Step* step : stage.linears) Linear(*step, layer, walked);
+      }
+      if (plans.size() > 1) seconds_.forward += Forward(layer, at, end, heldout_share);
     }
-    seconds_.forward += Forward(layer, at, end, sides);
-    if (tokens_ > 0) seconds_.forward += Forward(layer, 0, end, heldout_ / tokens_);
+    if (folds) Search(layer);
+    seconds_.forward += Forward(layer, at, end, sides) + Forward(layer, 0, end, heldout_share);
     // The streams are kept behind each layer.
     seconds_.writing += Over(static_cast<double>(LayerWalk::HiddenBytes(in_)), rates_.write);
+  }
+
+  // The awq search (calib/awq_search.h): runs of a narrow part of the layer for every candidate
+  // scale, then of the whole layer on held-out tokens, each with its matrices rounded anew.
+  void Search(int64_t layer) {
+    constexpr double kWhole = 9, kNarrow = 49;
+    if (tokens_ == 0) return;
+    const size_t end = in_.model->family->layer.size();
+    const auto fitted = std::min(tokens_, static_cast<double>(kFoldTokens));
+    const auto decided = std::min(heldout_, static_cast<double>(kFoldHeldOutTokens));
+    const ModelConfig& c = *in_.model->config;
+    const double narrow = std::min(1.0, 1024.0 / static_cast<double>(c.intermediate_size));
+    seconds_.search += Forward(layer, 0, end, kWhole * decided / tokens_) +
+                       Forward(layer, 0, end, kNarrow * narrow * fitted / tokens_);
+    for (const Step& step : in_.model->family->layer) {
+      const bool experts = step.kind == StepKind::kExpertLinear;
+      if (step.kind != StepKind::kLinear && !experts) continue;
+      const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? 0 : -1));
+      if (at < 0 || !in_.choices[static_cast<size_t>(at)].quantize) continue;
+      const TensorInfo& info = source_.tensors()[static_cast<size_t>(at)];
+      const double weights =
+          static_cast<double>(info.elements()) * static_cast<double>(experts ? c.experts : 1);
+      const CostRates::Type type = TypeOf(in_.choices[static_cast<size_t>(at)].encoding);
+      seconds_.search += (kWhole + kNarrow * narrow) * Over(weights, type.rtn);
+    }
   }
 
   void Statistics(const Stage& stage, int64_t layer) {
@@ -165,7 +207,7 @@ class Counter {
     const double seen = (tokens_ - heldout_) * rows;
     seconds_.hessian += Over(seen * k * k, rates_.syrk);
     seconds_.factor += inputs * Over(k * k * k / 3, rates_.factor);
-    if (!corrects_) return;
+    if (!plan_corrects_ || k > static_cast<double>(InputStatistics::kMaxDriftWidth)) return;
     seconds_.hessian += Over(2 * seen * k * k, rates_.gemm);
     seconds_.factor += inputs * Over(2 * k * k * k, rates_.solve);
   }
@@ -189,19 +231,20 @@ class Counter {
     const double weights = n * k;
     const Encoding& encoding = in_.choices[i].encoding;
     const CostRates::Type type = TypeOf(encoding);
-    const bool gptq = corrects_ && MakeGrid(encoding, info.cols()) != nullptr;
+    const bool gptq = plan_corrects_ && MakeGrid(encoding, info.cols()) != nullptr;
     const double candidates = gptq ? 3 : 2;
     seconds_.quantize += Over(weights, type.rtn) + Over(weights, type.minmax);
     double products = 2 * kept_rows_ * weights * (1 + candidates);
     // What was written, through the factor: weights and their error.
     products += 2 * weights * k;
-    if (corrects_) {
+    const bool drift = plan_corrects_ && info.cols() <= InputStatistics::kMaxDriftWidth;
+    if (drift) {
       const double part = std::min(n, 1024.0) / n;
       products += part * weights * (2 * k + 6 * kept_rows_);
     }
     if (gptq) {
       seconds_.quantize += Over(weights, type.gptq) + Over(weights * k, rates_.gemm);
-      products += 2 * weights * k;
+      if (drift) products += 2 * weights * k;
     }
     seconds_.measure += Over(products, rates_.gemm) +
                         Over(weights * (candidates + 2), type.decode) +
@@ -219,7 +262,8 @@ class Counter {
   const WalkInput& in_;
   const CostRates& rates_;
   const TensorSource& source_;
-  bool corrects_;
+  bool corrects_;       // of the run: the original model is run on all tokens
+  bool plan_corrects_;  // of the candidate that is counted
   double tokens_ = 0, heldout_ = 0, kept_rows_ = 0;
   double pairs_ = 0;  // of a token and one that it looks back at
   Seconds seconds_;
@@ -259,9 +303,9 @@ CostPlan PredictCost(const Context& context, const WalkInput& input, const CostR
   plan.fits = plan.peak_rss_bytes <= context.memory_limit;
   Seconds s = Counter(input, rates).Count();
   s.writing += Over(static_cast<double>(output_bytes), rates.write);
-  plan.phases = {{"reading", s.reading}, {"forward", s.forward},   {"hessian", s.hessian},
-                 {"factor", s.factor},   {"quantize", s.quantize}, {"measure", s.measure},
-                 {"writing", s.writing}};
+  plan.phases = {{"reading", s.reading}, {"forward", s.forward}, {"hessian", s.hessian},
+                 {"factor", s.factor},   {"search", s.search},   {"quantize", s.quantize},
+                 {"measure", s.measure}, {"writing", s.writing}};
   for (const auto& [name, seconds] : plan.phases) plan.seconds += seconds;
   return plan;
 }

@@ -33,6 +33,8 @@ class LayerWalk {
   // Bytes that a walk needs beside the hidden states (an upper estimate), and for them.
   static uint64_t WorkingBytes(const WalkInput& input);
   static uint64_t HiddenBytes(const WalkInput& input);
+  // What is tried on every layer, rtn first.
+  static std::vector<CandidatePlan> Plans(const WalkInput& input, int64_t heldout_tokens);
 
   // Writes the embedding and fills the streams with it. First.
   Status Embed(const Context& context);
@@ -54,8 +56,6 @@ class LayerWalk {
   // Writes tensors that need no calibration.
   Status Stream(const Context& context, std::span<const size_t> which, const RowsCallback& on_rows);
 
-  // What is tried on every layer, rtn first.
-  static std::vector<CandidatePlan> Plans(const WalkInput& input, int64_t heldout_tokens);
   // Looks for folds where a plan wants some.
   Result<LayerFolds> SearchFolds(const Context& context, int64_t layer,
                                  const LayerWeights& original);

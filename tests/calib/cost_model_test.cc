@@ -85,6 +85,15 @@ TEST_CASE("operations of a walk, counted by hand") {
   one.types[bench.type.Name()] = {2, 4, 8, kFree};
   CHECK(bench.Phase(one, "quantize") ==
         doctest::Approx(3 * weights * (1 / 2.0 + 1 / 4.0 + 1 / 8.0)));
+
+  // Four candidates, which share what the first stage reads.
+  bench.input.method = Method::kAuto;
+  CHECK(bench.Phase(one, "quantize") ==
+        doctest::Approx(3 * weights * (4 / 2.0 + 4 / 4.0 + 2 / 8.0)));
+  CHECK(bench.Phase(one, "search") > 0);
+  one.syrk = 1;
+  CHECK(bench.Phase(one, "hessian") == doctest::Approx(3.0 * 896 * (576 + 4 * (2 * 576 + 1600))));
+
   bench.input.method = Method::kMinMax;
   bench.input.windows = nullptr;
   CHECK(bench.Phase(one, "quantize") == doctest::Approx(3 * weights / 4));
