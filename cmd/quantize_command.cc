@@ -345,6 +345,7 @@ Result<int> RunQuantize(const Invocation& invocation) {
     NoteFallback("auto without --calib: rtn, weighted by --imatrix", &report);
   }
   report.totals.bytes_out = sink->TotalBytes();
+  if (windows || weights != nullptr) report.totals.compute_path = ComputePath();
   FinishTotals(start, &report);
   PW_TRY(PublishReport(settings.reports, report, settings.force, &console));
   console.Note(Summary(settings, report));

@@ -72,6 +72,8 @@ struct ReportTotals {
   uint64_t peak_rss_bytes = 0;
   std::optional<double> weight_rel_mse;    // over all weights: sum of errors / sum of squares
   std::optional<double> output_rel_error;  // over all calibrated linears, likewise
+  // The instructions that a calibrated run's products used (lib/linalg.h), on which bytes depend.
+  std::optional<std::string> compute_path = std::nullopt;
 };
 
 struct Report {

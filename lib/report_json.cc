@@ -28,6 +28,7 @@ Json TotalsToJson(const ReportTotals& totals) {
   row.Set("peak_rss_bytes", Json::Unsigned(totals.peak_rss_bytes));
   row.Set("weight_rel_mse", Optional(totals.weight_rel_mse));
   row.Set("output_rel_error", Optional(totals.output_rel_error));
+  row.Set("compute_path", Optional(totals.compute_path));
   return row;
 }
 

@@ -111,7 +111,8 @@ TEST_CASE("the JSON of a report has the documented keys in their order") {
   CHECK(Keys(*parsed) == Words{"totals", "layers", "coverage", "tensors"});
   CHECK(parsed->Find("totals")->Dump() ==
         R"({"bytes_in":263168,"bytes_out":75776,"bits_per_weight":4.6,"seconds":2.5,)"
-        R"("peak_rss_bytes":123456789,"weight_rel_mse":0.00123,"output_rel_error":null})");
+        R"("peak_rss_bytes":123456789,"weight_rel_mse":0.00123,"output_rel_error":null,)"
+        R"("compute_path":null})");
   const Json& layer = parsed->Find("layers")->items().at(0);
   CHECK(Keys(layer) == kLayerKeys);
   CHECK(layer.Find("hidden_rel_error_rtn")->is_null());
@@ -138,7 +139,7 @@ TEST_CASE("the JSON of a report is indented by two, and an empty one has its key
   const std::string text = ReportToJson(Report());
   CHECK(text.starts_with("{\n  \"totals\": {\n    \"bytes_in\": 0,\n"));
   CHECK(
-      text.ends_with("\"output_rel_error\": null\n  },\n  \"layers\": [],\n  \"coverage\": [],\n  "
+      text.ends_with("\"compute_path\": null\n  },\n  \"layers\": [],\n  \"coverage\": [],\n  "
                      "\"tensors\": []\n}"));
 }
 
