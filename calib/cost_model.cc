@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "calib/input_statistics.h"
+#include "calib/layer_stages.h"
 #include "calib/matrix_job.h"
 #include "calib/tile_work.h"
 #include "calib/walk_folds.h"
@@ -23,28 +24,6 @@ struct Seconds {
   double reading = 0, forward = 0, hessian = 0, factor = 0, search = 0, quantize = 0, measure = 0,
          writing = 0;
 };
-
-// Where a method looks at: its weights, and who reads the same input.
-struct Stage {
-  size_t first_step = 0;
-  size_t keep = 0;  // the last step at or before that behind which only hidden states live
-  std::vector<const Step*> linears;
-};
-
-std::vector<Stage> StagesOf(const Family& family) {
-  std::vector<Stage> stages;
-  size_t keep = 0;
-  for (size_t i = 0; i < family.layer.size(); ++i) {
-    const Step& step = family.layer[i];
-    if (step.kind == StepKind::kAdd) keep = i + 1;
-    if (step.kind != StepKind::kLinear && step.kind != StepKind::kExpertLinear) continue;
-    const bool same = !stages.empty() && stages.back().linears.back() == &step - 1 &&
-                      stages.back().linears.back()->in == step.in;
-    if (!same) stages.push_back({i, keep, {}});
-    stages.back().linears.push_back(&step);
-  }
-  return stages;
-}
 
 class Counter {
  public:
@@ -150,7 +129,7 @@ class Counter {
       plan_corrects_ = Corrects(plans[p].method);
       folds = folds || plans[p].folded;
       bool shared = p > 0;
-      for (const Stage& stage : StagesOf(*in_.model->family)) {
+      for (const LayerStage& stage : LayerStages(*in_.model->family)) {
         if (!shared) {
           seconds_.forward += Forward(layer, at, stage.first_step, sides);
           Statistics(stage, layer);
@@ -158,6 +137,7 @@ class Counter {
         shared = false;
         at = stage.keep;
         for (const Step* step : stage.linears) Linear(*step, layer, walked);
+        if (plan_corrects_) Plan(stage, layer);
       }
       if (plans.size() > 1) seconds_.forward += Forward(layer, at, end, heldout_share);
     }
@@ -192,8 +172,8 @@ class Counter {
     }
   }
 
-  void Statistics(const Stage& stage, int64_t layer) {
-    const bool experts = stage.linears[0]->kind == StepKind::kExpertLinear;
+  void Statistics(const LayerStage& stage, int64_t layer) {
+    const bool experts = stage.experts;
     const int64_t at = source_.Find(NameFor(stage.linears[0]->weight, layer, experts ? 0 : -1));
     if (at < 0) return;
     const auto k = static_cast<double>(source_.tensors()[static_cast<size_t>(at)].cols());
@@ -224,6 +204,17 @@ class Counter {
     }
   }
 
+  // gptq looks once at each input's factor (of one type).
+  void Plan(const LayerStage& stage, int64_t layer) {
+    const int64_t at =
+        source_.Find(NameFor(stage.linears[0]->weight, layer, stage.experts ? 0 : -1));
+    if (at < 0 || !in_.choices[static_cast<size_t>(at)].quantize) return;
+    const auto k = static_cast<double>(source_.tensors()[static_cast<size_t>(at)].cols());
+    const double inputs = stage.experts ? static_cast<double>(in_.model->config->experts) : 1;
+    const CostRates::Type type = TypeOf(in_.choices[static_cast<size_t>(at)].encoding);
+    seconds_.quantize += Over(inputs * k * k, type.gptq_plan);
+  }
+
   // QuantizeMatrix: every candidate is encoded, decoded, and tried on the kept rows.
   void Matrix(size_t i) {
     const TensorInfo& info = source_.tensors()[i];
@@ -243,7 +234,7 @@ class Counter {
       products += part * weights * (2 * k + 6 * kept_rows_);
     }
     if (gptq) {
-      seconds_.quantize += Over(weights, type.gptq) + Over(weights * k, rates_.gemm);
+      seconds_.quantize += Over(weights, type.gptq) + Over(weights * k, type.gptq_products);
       if (drift) products += 2 * weights * k;
     }
     seconds_.measure += Over(products, rates_.gemm) +

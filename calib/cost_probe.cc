@@ -4,12 +4,14 @@
 #include <chrono>
 #include <functional>
 #include <random>
+#include <span>
 #include <vector>
 
 #include "calib/ops.h"
 #include "lib/file.h"
 #include "lib/linalg.h"
 #include "quant/codec.h"
+#include "quant/gptq_plan.h"
 #include "quant/method.h"
 
 namespace pennyweight {
@@ -78,9 +80,47 @@ std::vector<float> ProbeProducts(const Context& context, const std::vector<float
   return factor;
 }
 
+// A weight costs a + b k: b for the products of its row with the factor, a for all else. Two widths
+// tell them apart.
+Status ProbeGptq(const Context& context, const Encoding& encoding, const std::vector<float>& w,
+                 const std::vector<float>& factor, double gemm, Effort effort,
+                 CostRates::Type* type) {
+  const int64_t rows = std::min<int64_t>(kCols, GptqPlan::kTaskRows * context.threads);
+  const std::vector<float> importance(static_cast<size_t>(kCols), 1.0f);
+  double each[2];  // seconds of a weight at half and at whole width
+  int sweeps = 0;
+  for (const int i : {0, 1}) {
+    const int64_t k = i == 0 ? kCols / 2 : kCols;
+    std::vector<float> r;
+    for (int64_t row = 0; row < k; ++row) {
+      const auto from = factor.begin() + row * kCols;
+      r.insert(r.end(), from, from + k);
+    }
+    const HessianFactor hessian{k, r.data(), std::span(importance).first(static_cast<size_t>(k))};
+    const auto start = std::chrono::steady_clock::now();
+    PW_ASSIGN(const auto plan, GptqPlan::Make(context, encoding, hessian, effort));
+    const std::chrono::duration<double> made = std::chrono::steady_clock::now() - start;
+    type->gptq_plan = static_cast<double>(k * k) / std::max(made.count(), 1e-9);
+    sweeps = plan->sweep_count();
+    Status status = OkStatus();
+    EncodedTensor out;
+    const double seconds = SecondsOf([&] {
+      Status now = QuantizeGptq(context, *plan, w.data(), rows, &out);
+      if (!now.ok()) status = std::move(now);
+    });
+    PW_TRY(std::move(status));
+    each[i] = seconds / static_cast<double>(rows * k);
+  }
+  // At least what the products cost at full speed: half a product, then one and one for each sweep.
+  const double least = (2 + 2 * sweeps) / gemm;
+  const double product = std::max(least, (each[1] - each[0]) / (kCols - kCols / 2));
+  type->gptq_products = 1 / product;
+  type->gptq = 1 / std::max(each[1] / 10, each[1] - product * kCols);
+  return OkStatus();
+}
+
 Result<CostRates::Type> ProbeType(const Context& context, const Encoding& encoding,
-                                  const std::vector<float>& w, const std::vector<float>& factor,
-                                  double gemm, bool gptq, Effort effort) {
+                                  const std::vector<float>& w, Effort effort) {
   constexpr double kWeights = static_cast<double>(kRows * kCols);
   CostRates::Type type;
   EncodedTensor out;
@@ -102,15 +142,6 @@ Result<CostRates::Type> ProbeType(const Context& context, const Encoding& encodi
     type.decode = kWeights / SecondsOf([&] { DecodeRows(out, 0, kRows, decoded.data()); });
   }
   type.decode *= encoding.kind == Encoding::Kind::kPlain ? context.threads : 1;
-  if (gptq && MakeGrid(encoding, kCols) != nullptr) {
-    const HessianFactor hessian{kCols, factor.data(), importance};
-    const double seconds = SecondsOf([&] {
-      keep(QuantizeGptq(context, encoding, hessian, w.data(), kRows, kCols, &out, effort));
-    });
-    // The updates of the columns to the right are a product of half a matrix.
-    const double products = kWeights * kCols / gemm;
-    type.gptq = kWeights / std::max(seconds / 4, seconds - products);
-  }
   if (!status.ok()) return std::move(status).TakeError();
   return type;
 }
@@ -126,8 +157,11 @@ Result<CostRates> ProbeSpeed(const Context& context, std::span<const Encoding> e
   std::vector<float> factor;
   if (calibrated) factor = ProbeProducts(quiet, x, &rates);
   for (const Encoding& encoding : encodings) {
-    PW_ASSIGN(rates.types[encoding.Name()],
-              ProbeType(quiet, encoding, x, factor, rates.gemm, gptq && calibrated, effort));
+    CostRates::Type& type = rates.types[encoding.Name()];
+    PW_ASSIGN(type, ProbeType(quiet, encoding, x, effort));
+    if (gptq && calibrated && MakeGrid(encoding, kCols) != nullptr) {
+      PW_TRY(ProbeGptq(quiet, encoding, x, factor, rates.gemm, effort, &type));
+    }
   }
   return rates;
 }

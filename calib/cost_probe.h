@@ -17,10 +17,12 @@ namespace pennyweight {
 // Work per second with the threads of the context; 0: not measured.
 struct CostRates {
   struct Type {
-    double rtn = 0;     // weights, under importance
-    double minmax = 0;  // weights
-    double gptq = 0;    // weights, beside the products that are counted as Gemm's
-    double decode = 0;  // weights
+    double rtn = 0;            // weights, under importance
+    double minmax = 0;         // weights
+    double gptq = 0;           // weights, beside products
+    double gptq_products = 0;  // weights * k: what products with the factor cost
+    double gptq_plan = 0;      // k^2 of a factor
+    double decode = 0;         // weights
   };
   double gemm = 0;                    // floating-point operations of a product
   double syrk = 0;                    // of a symmetric one: tokens * k^2

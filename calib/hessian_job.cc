@@ -61,6 +61,7 @@ Status QuantizeByHessian(const Context& context, const HessianJob& job, size_t i
   PW_TRY(CheckMemory(context, job, tensors));
   InputStatistics statistics(sums.width, 0, false);
   PW_ASSIGN(const bool factored, ReadFactor(context, job, input, &statistics));
+  InputPlan plan;
   for (const size_t i : tensors) {
     MatrixJob matrix;
     matrix.source = job.source;
@@ -70,6 +71,7 @@ Status QuantizeByHessian(const Context& context, const HessianJob& job, size_t i
     matrix.effort = job.effort;
     matrix.statistics = &statistics;
     matrix.factored = factored;
+    matrix.plan = &plan;
     matrix.keep_rtn = false;
     PW_ASSIGN(const MatrixResult result,
               QuantizeMatrix(context, matrix, &(*job.reports)[i], job.sums));

@@ -174,9 +174,10 @@ Status CandidateMaker::DoInputs(const LayerStage& stage, std::span<const int64_t
     PW_ASSIGN(own, Gather(stage, inputs, Corrects(run->plan->method), run));
   }
   for (size_t i = 0; i < linears.size(); ++i) {
+    InputPlan plan;
     for (const Linear& linear : linears[i]) {
       if (!in_.choices[linear.index].quantize) continue;
-      PW_TRY(Quantize(linear, statistics->inputs[i], statistics->factored[i] != 0, run));
+      PW_TRY(Quantize(linear, statistics->inputs[i], statistics->factored[i] != 0, &plan, run));
     }
   }
   return OkStatus();
@@ -281,7 +282,7 @@ Status CandidateMaker::Keep(const Linear& linear, Run* run) {
 }
 
 Status CandidateMaker::Quantize(const Linear& linear, const InputStatistics& statistics,
-                                bool factored, Run* run) {
+                                bool factored, InputPlan* plan, Run* run) {
   MatrixJob job;
   job.source = in_.source;
   job.index = linear.index;
@@ -290,6 +291,7 @@ Status CandidateMaker::Quantize(const Linear& linear, const InputStatistics& sta
   job.effort = in_.effort;
   job.statistics = &statistics;
   job.factored = factored;
+  job.plan = plan;
   job.keep_rtn = keep_rtn_;
   if (const Fold* fold = in_.source->FoldOf(linear.index)) {
     job.row_scale = fold->row_scale;

@@ -79,7 +79,8 @@ class CandidateMaker {
                                  bool drift, Run* run) const;
   Status FactorAll(const LayerStage& stage, std::span<const StageInput> inputs, Run* run,
                    StageStatistics* statistics) const;
-  Status Quantize(const Linear& linear, const InputStatistics& statistics, bool factored, Run* run);
+  Status Quantize(const Linear& linear, const InputStatistics& statistics, bool factored,
+                  InputPlan* plan, Run* run);
   // The matrix as it will stand in the output without being quantized.
   Status Keep(const Linear& linear, Run* run);
   Result<Weight> Header(const Linear& linear) const;

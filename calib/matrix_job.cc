@@ -15,6 +15,8 @@ namespace pennyweight {
 namespace {
 
 constexpr int64_t kTileElements = 1 << 21;
+// Of the tiles that methods work on.
+constexpr int64_t kJobRows = 1024, kJobElements = 1 << 25;
 // Rows of a matrix that decide how far it is corrected.
 constexpr int64_t kPartRows = 1024;
 
@@ -34,17 +36,17 @@ struct Candidate {
   std::optional<float> tensor_scale = std::nullopt;  // see ReadTensorScale
 };
 
+// `plan`: of gptq.
 Status Encode(const Context& context, const MatrixJob& job, const Candidate& candidate,
-              const float* w, int64_t rows, int64_t cols, EncodedTensor* out) {
+              const GptqPlan* plan, const float* w, int64_t rows, int64_t cols,
+              EncodedTensor* out) {
   const Encoding& encoding = job.choice->encoding;
   switch (candidate.method) {
     case Method::kMinMax:
       return QuantizeRtn(context, encoding, w, rows, cols, {}, ScaleSearch::kMinMax, out,
                          job.effort, candidate.tensor_scale);
-    case Method::kGptq: {
-      const HessianFactor factor{cols, job.statistics->r(), job.statistics->importance()};
-      return QuantizeGptq(context, encoding, factor, w, rows, cols, out, job.effort);
-    }
+    case Method::kGptq:
+      return QuantizeGptq(context, *plan, w, rows, out);
     default:
       return QuantizeRtn(context, encoding, w, rows, cols, job.statistics->importance(),
                          ScaleSearch::kSearch, out, job.effort, candidate.tensor_scale);
@@ -139,10 +141,18 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
   const InputStatistics& statistics = *job.statistics;
   const TensorInfo& info = job.source->tensors()[job.index];
   const int64_t rows = info.rows(), cols = info.cols();
-  const int64_t step = AlignTileRows(TileRows(cols), job.choice->encoding, cols);
+  const int64_t step = AlignTileRows(JobRows(cols), job.choice->encoding, cols);
   PW_TRY(FindTensorScales(context, job, list));
-  PW_ASSIGN(const float part, CorrectionPart(context, job));
-  std::vector<float> w, target, want, have;
+  InputPlan own;
+  const GptqPlan* plan = nullptr;
+  float part = 0;
+  const auto is_gptq = [](const Candidate& c) { return c.method == Method::kGptq; };
+  if (std::ranges::any_of(*list, is_gptq)) {
+    PW_ASSIGN(plan, (job.plan != nullptr ? *job.plan : own)
+                        .For(context, statistics, job.choice->encoding, job.effort));
+    PW_ASSIGN(part, CorrectionPart(context, job));
+  }
+  std::vector<float> w, corrected, decoded, want, have;
   for (int64_t row = 0; row < rows; row += step) {
     if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "interrupted");
     const int64_t count = std::min(step, rows - row);
@@ -151,19 +161,21 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
     HeldOutProduct(context, statistics, statistics.heldout_original(), w.data(), count, &want);
     for (const float y : want) *heldout_total += static_cast<double>(y) * y;
     for (Candidate& candidate : *list) {
-      target.assign(w.size(), 0.0f);
-      if (candidate.method == Method::kGptq && part > 0) {
-        CorrectionOf(context, statistics, w.data(), count, &target);
+      const float* target = w.data();
+      if (is_gptq(candidate) && part > 0) {
+        CorrectionOf(context, statistics, w.data(), count, &corrected);
+        for (size_t i = 0; i < w.size(); ++i) corrected[i] = w[i] + part * corrected[i];
+        target = corrected.data();
       }
-      for (size_t i = 0; i < w.size(); ++i) target[i] = w[i] + part * target[i];
       EncodedTensor tile;
-      Status status = Encode(context, job, candidate, target.data(), count, cols, &tile);
+      Status status = Encode(context, job, candidate, plan, target, count, cols, &tile);
       if (!status.ok()) {
         return InTensorOf(
             LocateNonFinite(std::move(status).TakeError(), w.data(), count, cols, row), info);
       }
-      DecodeRows(tile, 0, count, target.data());
-      HeldOutProduct(context, statistics, statistics.heldout(), target.data(), count, &have);
+      decoded.resize(w.size());
+      DecodeRows(tile, 0, count, decoded.data());
+      HeldOutProduct(context, statistics, statistics.heldout(), decoded.data(), count, &have);
       for (size_t i = 0; i < want.size(); ++i) {
         const double miss = static_cast<double>(want[i]) - have[i];
         candidate.heldout_error += miss * miss;
@@ -294,9 +306,24 @@ std::optional<Method> FindMethod(std::string_view name) {
   return std::nullopt;
 }
 
+Result<const GptqPlan*> InputPlan::For(const Context& context, const InputStatistics& statistics,
+                                       const Encoding& encoding, Effort effort) {
+  if (plan_ == nullptr || !(plan_->encoding() == encoding) || plan_->effort() != effort) {
+    plan_ = nullptr;  // before there are two
+    const HessianFactor factor{statistics.k(), statistics.r(), statistics.importance()};
+    PW_ASSIGN(plan_, GptqPlan::Make(context, encoding, factor, effort));
+  }
+  return plan_.get();
+}
+
 int64_t TileRows(int64_t cols) {
   const int64_t rows = kTileElements / std::max<int64_t>(1, cols);
   return std::max(TensorSink::kTileRows, rows / TensorSink::kTileRows * TensorSink::kTileRows);
+}
+
+int64_t JobRows(int64_t cols) {
+  const int64_t rows = std::min(kJobRows, kJobElements / std::max<int64_t>(1, cols));
+  return std::max(TileRows(cols), rows / TensorSink::kTileRows * TensorSink::kTileRows);
 }
 
 void EncodedMatrix::Decode(float* out) const {

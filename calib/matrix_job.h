@@ -2,6 +2,7 @@
 // held-out activations, and keeps one.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "lib/tensor_sink.h"
 #include "lib/tensor_source.h"
 #include "quant/effort.h"
+#include "quant/gptq_plan.h"
 #include "quant/metrics.h"
 #include "quant/mix.h"
 
@@ -31,7 +33,11 @@ std::optional<Method> FindMethod(std::string_view name);
 // depends on the shape only.
 int64_t TileRows(int64_t cols);
 
-// A matrix in encoded tiles of TileRows rows.
+// The same where each tile is a matrix product's share: enough rows for all threads of a large
+// machine, at the price of memory. At least TileRows(cols).
+int64_t JobRows(int64_t cols);
+
+// A matrix in encoded tiles of JobRows rows.
 struct EncodedMatrix {
   std::vector<EncodedTensor> tiles;
   void Decode(float* out) const;  // [rows, cols]
@@ -54,6 +60,19 @@ struct ErrorSums {
   void Merge(const ErrorSums& other);
 };
 
+// gptq's plan of one input: made for the first matrix that reads it, and kept for all others of the
+// same type.
+class InputPlan {
+ public:
+  // For the factor of `statistics`, always the same and factored; valid until the next call.
+  // Errors: those of GptqPlan::Make; `encoding` is one that gptq takes.
+  Result<const GptqPlan*> For(const Context& context, const InputStatistics& statistics,
+                              const Encoding& encoding, Effort effort);
+
+ private:
+  std::unique_ptr<const GptqPlan> plan_;
+};
+
 struct MatrixJob {
   const TensorSource* source = nullptr;
   size_t index = 0;  // in the source, and in the sink
@@ -61,8 +80,9 @@ struct MatrixJob {
   Method method = Method::kAuto;
   Effort effort = Effort::kNormal;
   const InputStatistics* statistics = nullptr;
-  bool factored = false;  // statistics->r() is valid; else gptq falls back to rtn
-  bool keep_rtn = true;   // what rtn gave is wanted beside what was chosen
+  bool factored = false;      // statistics->r() is valid; else gptq falls back to rtn
+  InputPlan* plan = nullptr;  // of these statistics; nullptr: the matrix has one of its own
+  bool keep_rtn = true;       // what rtn gave is wanted beside what was chosen
   // Where the source's matrix is the original one times scales of its rows and columns: those, so
   // that the error of weights is told in the original's coordinates. Else empty.
   std::span<const float> row_scale, col_scale;

@@ -4,6 +4,7 @@
 
 #include "calib/layer_walk.h"
 #include "lib/checked.h"
+#include "quant/gptq_plan.h"
 
 namespace pennyweight {
 namespace {
@@ -35,7 +36,7 @@ LayerBytes LayerBytesOf(const WalkInput& input) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const TensorInfo& info = tensors[i];
     tile = std::max(
-        tile, static_cast<uint64_t>(std::min(info.rows(), TileRows(info.cols())) * info.cols()));
+        tile, static_cast<uint64_t>(std::min(info.rows(), JobRows(info.cols())) * info.cols()));
     const int64_t layer = PlaceOfHf(*input.model->family, info.name).layer;
     if (layer < 0) continue;
     const bool half = info.encoding == Encoding::Plain(DType::kF16) ||
@@ -98,13 +99,16 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
     statistics = std::max(statistics, InputStatistics::Bytes(k, seen, drift));
   }
   bytes += statistics;
+  // gptq's factor in the order of coding.
+  const int64_t reordered = std::min(widest, GptqPlan::kMostReordered);
+  if (drift) bytes += static_cast<uint64_t>(reordered * reordered) * sizeof(float);
   // What experts have in common.
   if (c.experts > 0) bytes += static_cast<uint64_t>(widest * widest) * sizeof(float);
   if (several) bytes += InputStatistics::Bytes(c.hidden_size, heldout, drift);
-  // The tiles of a matrix, and what they make of the held-out rows.
+  // The tiles of a matrix with what gptq keeps of its rows, and what they make of the held-out
+  // rows.
   const int64_t rows = std::min(heldout, 2 * InputStatistics::kHeldOutRows);
-  bytes +=
-      6 * layer.tile + static_cast<uint64_t>(3 * rows * std::min(widest, TileRows(widest))) * 4;
+  bytes += 7 * layer.tile + static_cast<uint64_t>(3 * rows * std::min(widest, JobRows(widest))) * 4;
   if (several) bytes += 2 * static_cast<uint64_t>(c.hidden_size * chunk) * 4;
   return bytes;
 }

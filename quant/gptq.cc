@@ -24,7 +24,7 @@
 namespace pennyweight {
 namespace {
 
-constexpr int64_t kRowsPerTask = 64;  // a constant of the algorithm, not of the machine
+constexpr int64_t kRowsPerTask = GptqPlan::kTaskRows;
 // The rows of one task, quantized together in groups of kLanes.
 class RowBlock {
  public:

@@ -31,6 +31,9 @@ class GptqPlan {
   // than 1 GiB beside the one there is.
   static constexpr int64_t kMostReordered = 16384;
 
+  // Rows that one thread quantizes at a time: whole groups of lanes, and rows of all kernels.
+  static constexpr int64_t kTaskRows = 112;
+
   const Encoding& encoding() const { return encoding_; }
   Effort effort() const { return effort_; }
   int64_t k() const { return k_; }

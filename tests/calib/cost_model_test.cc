@@ -58,7 +58,7 @@ struct Bench {
 TEST_CASE("operations of a walk, counted by hand") {
   Bench bench;
   CostRates rates = FreeRates();
-  rates.types[bench.type.Name()] = {kFree, kFree, kFree, kFree};
+  rates.types[bench.type.Name()] = {kFree, kFree, kFree, kFree, kFree, kFree};
 
   // Inputs of 24 (q k v; o; gate up) and 40 (down), on 14 windows, in 3 layers.
   CostRates one = rates;
@@ -82,9 +82,17 @@ TEST_CASE("operations of a walk, counted by hand") {
   // Weights of a layer, under each way to quantize them.
   const double weights = 2 * 576 + 2 * 288 + 3 * 960;
   one = rates;
-  one.types[bench.type.Name()] = {2, 4, 8, kFree};
+  one.types[bench.type.Name()] = {2, 4, 8, kFree, kFree, kFree};
   CHECK(bench.Phase(one, "quantize") ==
         doctest::Approx(3 * weights * (1 / 2.0 + 1 / 4.0 + 1 / 8.0)));
+
+  // What gptq makes of the factor of each input, and its products with it.
+  CostRates factors = rates;
+  factors.types[bench.type.Name()] = {kFree, kFree, kFree, kFree, 2, kFree};
+  CHECK(bench.Phase(factors, "quantize") == doctest::Approx(3 * (3 * 576 + 1600) / 2.0));
+  factors.types[bench.type.Name()] = {kFree, kFree, kFree, 2, kFree, kFree};
+  CHECK(bench.Phase(factors, "quantize") ==
+        doctest::Approx(3 * ((weights - 960) * 24 + 960 * 40) / 2.0));
 
   // Four candidates, which share what the first stage reads.
   bench.input.method = Method::kAuto;
@@ -133,7 +141,7 @@ TEST_CASE("a probe measures what it is asked for") {
   }
   for (const Encoding& type : types) {
     const CostRates::Type& found = rates->types.at(type.Name());
-    for (const double rate : {found.rtn, found.minmax, found.gptq, found.decode}) {
+    for (const double rate : {found.rtn, found.minmax, found.gptq, found.gptq_plan, found.decode}) {
       CHECK(rate > 1e3);
       CHECK(rate < 1e13);
     }

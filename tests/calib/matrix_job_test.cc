@@ -61,7 +61,12 @@ struct Bench {
     Choice choice;
     choice.encoding = *FindType("int4", {.group_size = 32});
     choice.quantize = true;
-    MatrixJob job{&source, 0, &choice, method, Effort::kNormal, &statistics, true, true, {}, {}};
+    MatrixJob job;
+    job.source = &source;
+    job.choice = &choice;
+    job.method = method;
+    job.statistics = &statistics;
+    job.factored = true;
     Outcome outcome;
     ErrorSums sums;
     auto result = QuantizeMatrix(context, job, &outcome.report, &sums);
