@@ -4,10 +4,10 @@
 #include <cmath>
 #include <utility>
 
-#include "calib/shrink_hessian.h"
 #include "lib/checked.h"
 #include "lib/linalg.h"
 #include "lib/parallel.h"
+#include "quant/shrink_hessian.h"
 
 namespace pennyweight {
 
@@ -132,10 +132,10 @@ void InputStatistics::AddSums(float* sums) const {
 Result<bool> InputStatistics::Factor(const Context& context, double damp, double shrink,
                                      const float* prior) {
   PW_ASSIGN(double mean, MeanDiagonal());
-  if (prior != nullptr) {
+  if (prior != nullptr || tokens_ < kFewTokens * k_) {
     // What is not known of the moments is not known of the drift either.
-    const auto known = static_cast<float>(1 - ShrinkHessian(k_, tokens_, prior, h_.data()));
-    for (float& d : drift_) d *= known;
+    const Shrinkage few = ShrinkHessian(context, h_.data(), k_, tokens_, prior);
+    for (float& d : drift_) d *= static_cast<float>(1 - few.intensity);
     mean = 0;
     for (int64_t i = 0; i < k_; ++i) mean += h_[static_cast<size_t>(i * k_ + i)];
     mean /= static_cast<double>(k_);

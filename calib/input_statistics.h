@@ -20,6 +20,7 @@ class InputStatistics {
   // Wider inputs have no correction: its matrix is as large as the Hessian, and a matrix of this
   // width takes 1 GiB.
   static constexpr int64_t kMaxDriftWidth = 16384;
+  static constexpr int64_t kFewTokens = 8;
 
   // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all, 0 when nobody
   // knows. `with_drift`: a correction is wanted.
@@ -39,7 +40,8 @@ class InputStatistics {
   // beside H's diagonal was made smaller by `shrink` (in [0, 1]; 1: nothing but the diagonal).
   // False when it failed (H is then lost: add everything again and call with more of either).
   // Errors: kNonFinite when an activation was NaN or infinite.
-  // `prior`: where given, what H is shrunk towards first (ShrinkHessian), [k, k], upper triangle.
+  // Before that H is shrunk (ShrinkHessian) where there are fewer than kFewTokens tokens for each
+  // column, and always where there is a `prior`, [k, k], upper triangle, to shrink it towards.
   Result<bool> Factor(const Context& context, double damp, double shrink = 0,
                       const float* prior = nullptr);
   // Before that: adds the sums over tokens to sums[k, k], upper triangle.

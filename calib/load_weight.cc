@@ -84,14 +84,22 @@ Result<Weight> ReadWeight(const TensorSource& source, size_t index, int64_t row,
   return weight;
 }
 
+// The tensor `name` of a family's rule, in the shape that the rule and the config ask for.
+Result<size_t> FindTensorOf(const TensorSource& source, const Family& family,
+                            const ModelConfig& config, std::string_view pattern,
+                            const std::string& name) {
+  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  PW_TRY(CheckShape(source.tensors()[index], ExpectedShape(RoleOf(family, pattern), config)));
+  return index;
+}
+
 }  // namespace
 
 Result<Weight> LoadWeightRows(const TensorSource& source, const Family& family,
                               const ModelConfig& config, std::string_view pattern, int64_t layer,
                               int64_t row, int64_t count) {
-  PW_ASSIGN(const size_t index, FindTensor(source, NameFor(pattern, layer)));
-  const TensorInfo& info = source.tensors()[index];
-  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
+  PW_ASSIGN(const size_t index,
+            FindTensorOf(source, family, config, pattern, NameFor(pattern, layer)));
   return ReadWeight(source, index, row, count);
 }
 
@@ -99,9 +107,8 @@ Result<Weight> LoadWeight(const TensorSource& source, const Family& family,
                           const ModelConfig& config, std::string_view pattern, int64_t layer,
                           int64_t expert) {
   const std::string name = NameFor(pattern, layer, expert);
-  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  PW_ASSIGN(const size_t index, FindTensorOf(source, family, config, pattern, name));
   const TensorInfo& info = source.tensors()[index];
-  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
   PW_ASSIGN(Weight weight, ReadWeight(source, index, 0, info.rows()));
   if (RoleOf(family, pattern) != Role::kNorm) {
     PW_TRY(LoadBias(source, family, name, weight.rows, &weight.bias));
@@ -113,9 +120,8 @@ Result<Weight> LoadBiasAndShape(const TensorSource& source, const Family& family
                                 const ModelConfig& config, std::string_view pattern, int64_t layer,
                                 int64_t expert) {
   const std::string name = NameFor(pattern, layer, expert);
-  PW_ASSIGN(const size_t index, FindTensor(source, name));
+  PW_ASSIGN(const size_t index, FindTensorOf(source, family, config, pattern, name));
   const TensorInfo& info = source.tensors()[index];
-  PW_TRY(CheckShape(info, ExpectedShape(RoleOf(family, pattern), config)));
   Weight weight;
   weight.rows = info.rows();
   weight.cols = info.cols();

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <random>
 
+#include "quant/shrink_hessian.h"
+
 namespace pennyweight {
 namespace {
 
@@ -31,7 +33,7 @@ TEST_CASE("statistics: the correction is D (H + lambda I)^-1 and finds a linear 
   const Context context;
   for (const int64_t k : {1, 40, 150}) {
     CAPTURE(k);
-    const int64_t tokens = 4 * k + 100;
+    const int64_t tokens = InputStatistics::kFewTokens * k + 100;
     const std::vector<float> x = Normals(static_cast<size_t>(tokens * k), 1);
     const std::vector<float> m = Normals(static_cast<size_t>(k * k), 2, 0.1f);
     const std::vector<float> original = Moved(x, m, k);
@@ -148,7 +150,7 @@ TEST_CASE("statistics: activations that are not finite are an error") {
 
 TEST_CASE("statistics: rescaled ones are those of the input divided by the scale") {
   const Context context;
-  constexpr int64_t k = 50, tokens = 400;
+  constexpr int64_t k = 36, tokens = 400;
   const std::vector<float> x = Normals(tokens * k, 7);
   const std::vector<float> original = Moved(x, Normals(k * k, 8, 0.1f), k);
   std::vector<float> scale(k), divided = x, divided_original = original;
@@ -230,6 +232,47 @@ TEST_CASE(
     CHECK((attempt->shrink > 0) == (damps.size() == 6));
   }
   CHECK(damps == std::vector<double>{0.02, 0.04, 0.08, 0.16, 0.2, 0.2});
+}
+
+TEST_CASE("statistics: of few tokens the Hessian and the correction are shrunk") {
+  const Context context;
+  constexpr int64_t k = 24, tokens = 2 * k;
+  const std::vector<float> x = Normals(tokens * k, 21);
+  const std::vector<float> original = Moved(x, Normals(k * k, 22, 0.1f), k);
+  std::vector<float> h(k * k);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < k * k; ++i) h[i] += x[t * k + i / k] * x[t * k + i % k] / tokens;
+  }
+  std::vector<float> shrunk = h;
+  const double part = ShrinkHessian(context, shrunk.data(), k, tokens, nullptr).intensity;
+  CHECK(part > 0.5);
+  InputStatistics statistics(k, 0, true);
+  statistics.Add(context, x.data(), original.data(), tokens);
+  REQUIRE(*statistics.Factor(context, 0.01));
+  std::vector<double> damped(k * k);
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = i; j < k; ++j) {
+      double have = i == j ? -statistics.added()[i] : 0.0;
+      for (int64_t c = j; c < k; ++c) {
+        have += double{statistics.r()[i * k + c]} * statistics.r()[j * k + c];
+      }
+      CHECK(have == doctest::Approx(shrunk[i * k + j]).epsilon(1e-3));
+      damped[i * k + j] = damped[j * k + i] =
+          shrunk[i * k + j] + (i == j ? statistics.added()[i] : 0);
+    }
+  }
+  // C (H + lambda I) is the known part of D.
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      double have = 0, drift = 0;
+      for (int64_t l = 0; l < k; ++l)
+        have += statistics.correction()[i * k + l] * damped[l * k + j];
+      for (int64_t t = 0; t < tokens; ++t) {
+        drift += (double{original[t * k + i]} - x[t * k + i]) * x[t * k + j] / tokens;
+      }
+      CHECK(std::abs(have - (1 - part) * drift) < 1e-4);
+    }
+  }
 }
 
 TEST_CASE("statistics: held-out activations that are not finite are an error") {
