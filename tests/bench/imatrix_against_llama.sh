@@ -3,7 +3,8 @@
 # program quantizing with the other's: imatrix_against_llama.sh LLAMA_BIN TEXT MODEL...
 # LLAMA_BIN: the folder with llama-imatrix and llama-quantize; MODEL: anything that `convert` reads.
 # PENNYWEIGHT: the binary; CONTEXT (256) and WINDOWS (64): what is run. PYTHON has the package gguf.
-# Prints per model the worst ratio of the two means of x^2 over channels above 1e-3 of their
+# llama.cpp keeps keys and values in f32 too: rounded to f16, as it would, they send a few tokens to
+# other experts. Prints per model the worst ratio of the two means of x^2 over channels above 1e-3 of their
 # tensor's mean, for both kinds of files; fails when it is off by more than 1 %.
 set -euo pipefail
 llama=${1:?folder with llama-imatrix} text=${2:?a text}
@@ -24,7 +25,7 @@ for model in "$@"; do
     --context "$context"
   for kind in gguf dat; do
     "$llama/llama-imatrix" -m "$work/f32.gguf" -f "$text" -c "$context" --chunks "$windows" --no-ppl \
-      -t 2 --output-format "$kind" -o "$work/theirs.$kind" >"$work/log" 2>&1 ||
+      -t 2 -ctk f32 -ctv f32 -fa off --output-format "$kind" -o "$work/theirs.$kind" >"$work/log" 2>&1 ||
       { tail -5 "$work/log" >&2; exit 1; }
     # Their legacy file is compared through our reader.
     "$pennyweight" calibrate "$work/f32.gguf" -o "$work/$kind.gguf" --merge "$work/theirs.$kind" \
