@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <random>
-#include <span>
 #include <vector>
 
 #include "calib/ops.h"
@@ -20,19 +20,25 @@ namespace {
 constexpr int64_t kCols = 1024;
 constexpr int64_t kRows = 128;
 
-// Seconds of the faster of two calls: the first one also pays for fresh pages. A slow one is not
-// repeated.
+// The median of several calls' seconds, without the first, which also pays for fresh pages. A slow
+// one is not repeated.
 double SecondsOf(const std::function<void()>& work) {
-  constexpr double kLong = 0.1;
-  double best = 0;
-  for (int i = 0; i < 2; ++i) {
+  constexpr double kLong = 0.3, kEnough = 0.25;
+  constexpr size_t kLeast = 4, kMost = 30;
+  std::vector<double> times;
+  double all = 0;
+  while (times.size() < kMost && (times.size() < kLeast || all < kEnough)) {
     const auto start = std::chrono::steady_clock::now();
     work();
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    best = i == 0 ? took.count() : std::min(best, took.count());
-    if (best > kLong) break;
+    all += took.count();
+    times.push_back(took.count());
+    if (all > kLong) break;
   }
-  return std::max(best, 1e-9);
+  if (times.size() > 1) times.erase(times.begin());
+  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+  std::nth_element(times.begin(), middle, times.end());
+  return std::max(*middle, 1e-9);
 }
 
 std::vector<float> Noise(int64_t n) {
@@ -43,9 +49,7 @@ std::vector<float> Noise(int64_t n) {
   return values;
 }
 
-// Returns a factor of a Hessian, [kCols, kCols].
-std::vector<float> ProbeProducts(const Context& context, const std::vector<float>& x,
-                                 CostRates* rates) {
+void ProbeProducts(const Context& context, const std::vector<float>& x, CostRates* rates) {
   constexpr double kOps = static_cast<double>(kCols) * kCols * kCols;
   std::vector<float> c(static_cast<size_t>(kCols * kCols));
   GemmArgs args;
@@ -77,30 +81,31 @@ std::vector<float> ProbeProducts(const Context& context, const std::vector<float
                       }
                     });
   rates->elements *= context.threads;
-  return factor;
 }
 
 // A weight costs a + b k: b for the products of its row with the factor, a for all else. Two widths
 // tell them apart.
 Status ProbeGptq(const Context& context, const Encoding& encoding, const std::vector<float>& w,
-                 const std::vector<float>& factor, double gemm, Effort effort,
-                 CostRates::Type* type) {
-  const int64_t rows = std::min<int64_t>(kCols, GptqPlan::kTaskRows * context.threads);
-  const std::vector<float> importance(static_cast<size_t>(kCols), 1.0f);
-  double each[2];  // seconds of a weight at half and at whole width
+                 double gemm, Effort effort, CostRates::Type* type) {
+  constexpr int64_t kWidths[] = {kCols / 2, 2 * kCols};
+  const int64_t rows = std::min<int64_t>(kCols / 2, GptqPlan::kTaskRows * context.threads);
+  double each[2];  // seconds of a weight
   int sweeps = 0;
   for (const int i : {0, 1}) {
-    const int64_t k = i == 0 ? kCols / 2 : kCols;
-    std::vector<float> r;
+    const int64_t k = kWidths[i];
+    const std::vector<float> importance(static_cast<size_t>(k), 1.0f);
+    std::vector<float> r(static_cast<size_t>(k * k));
     for (int64_t row = 0; row < k; ++row) {
-      const auto from = factor.begin() + row * kCols;
-      r.insert(r.end(), from, from + k);
+      std::copy_n(w.begin() + row % kCols, k - row, r.begin() + row * k + row);
+      r[static_cast<size_t>(row * k + row)] = 1;
     }
-    const HessianFactor hessian{k, r.data(), std::span(importance).first(static_cast<size_t>(k))};
-    const auto start = std::chrono::steady_clock::now();
-    PW_ASSIGN(const auto plan, GptqPlan::Make(context, encoding, hessian, effort));
-    const std::chrono::duration<double> made = std::chrono::steady_clock::now() - start;
-    type->gptq_plan = static_cast<double>(k * k) / std::max(made.count(), 1e-9);
+    const HessianFactor hessian{k, r.data(), importance};
+    PW_ASSIGN(auto plan, GptqPlan::Make(context, encoding, hessian, effort));
+    const double made = SecondsOf([&] {
+      auto again = GptqPlan::Make(context, encoding, hessian, effort);
+      if (again.ok()) plan = std::move(*again);
+    });
+    type->gptq_plan = static_cast<double>(k * k) / made;
     sweeps = plan->sweep_count();
     Status status = OkStatus();
     EncodedTensor out;
@@ -113,9 +118,10 @@ Status ProbeGptq(const Context& context, const Encoding& encoding, const std::ve
   }
   // At least what the products cost at full speed: half a product, then one and one for each sweep.
   const double least = (2 + 2 * sweeps) / gemm;
-  const double product = std::max(least, (each[1] - each[0]) / (kCols - kCols / 2));
+  const double product =
+      std::max(least, (each[1] - each[0]) / static_cast<double>(kWidths[1] - kWidths[0]));
   type->gptq_products = 1 / product;
-  type->gptq = 1 / std::max(each[1] / 10, each[1] - product * kCols);
+  type->gptq = 1 / std::max(each[0] / 10, each[0] - product * static_cast<double>(kWidths[0]));
   return OkStatus();
 }
 
@@ -154,13 +160,12 @@ Result<CostRates> ProbeSpeed(const Context& context, std::span<const Encoding> e
   quiet.progress = nullptr;
   CostRates rates;
   const std::vector<float> x = Noise(kCols * kCols);
-  std::vector<float> factor;
-  if (calibrated) factor = ProbeProducts(quiet, x, &rates);
+  if (calibrated) ProbeProducts(quiet, x, &rates);
   for (const Encoding& encoding : encodings) {
     CostRates::Type& type = rates.types[encoding.Name()];
     PW_ASSIGN(type, ProbeType(quiet, encoding, x, effort));
     if (gptq && calibrated && MakeGrid(encoding, kCols) != nullptr) {
-      PW_TRY(ProbeGptq(quiet, encoding, x, factor, rates.gemm, effort, &type));
+      PW_TRY(ProbeGptq(quiet, encoding, x, rates.gemm, effort, &type));
     }
   }
   return rates;

@@ -34,8 +34,8 @@ struct CostRates {
   std::map<std::string, Type> types;  // by Encoding::Name
 };
 
-// Measures products (only when `calibrated`) and the encodings. About a second. Errors: none that
-// random numbers could cause; kMemory is not checked, some 30 MB are used.
+// Measures products (only when `calibrated`) and the encodings. A few seconds. Errors: none that
+// random numbers could cause; kMemory is not checked, some 60 MB are used.
 Result<CostRates> ProbeSpeed(const Context& context, std::span<const Encoding> encodings,
                              bool calibrated, bool gptq, Effort effort);
 

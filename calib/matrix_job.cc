@@ -185,6 +185,7 @@ Status MakeCandidates(const Context& context, const MatrixJob& job, std::vector<
       if (candidate.method == Method::kRtn && !Keeps(job, list->size())) continue;
       candidate.matrix.tiles.push_back(std::move(tile));
     }
+    if (context.progress != nullptr) context.progress->Advance(row + count);
   }
   return OkStatus();
 }
@@ -355,6 +356,10 @@ Result<MatrixResult> QuantizeMatrix(const Context& context, const MatrixJob& job
   const bool wants_gptq = job.method == Method::kGptq || job.method == Method::kAuto;
   if (wants_gptq && job.factored && HasGrid(job)) list.push_back({Method::kGptq, {}, 0});
   double heldout_total = 0;
+  if (context.progress != nullptr) {
+    const TensorInfo& info = job.source->tensors()[job.index];
+    context.progress->Phase("rows of " + info.name, info.rows());
+  }
   PW_TRY(MakeCandidates(context, job, &list, &heldout_total));
 
   const Candidate* chosen = Choose(job, list, report);
