@@ -88,7 +88,7 @@ void ProbeProducts(const Context& context, const std::vector<float>& x, CostRate
 Status ProbeGptq(const Context& context, const Encoding& encoding, const std::vector<float>& w,
                  double gemm, Effort effort, CostRates::Type* type) {
   constexpr int64_t kWidths[] = {kCols / 2, 2 * kCols};
-  const int64_t rows = std::min<int64_t>(kCols / 2, GptqPlan::kTaskRows * context.threads);
+  constexpr int64_t kMany = kCols / 2;
   double each[2];  // seconds of a weight
   int sweeps = 0;
   for (const int i : {0, 1}) {
@@ -110,11 +110,11 @@ Status ProbeGptq(const Context& context, const Encoding& encoding, const std::ve
     Status status = OkStatus();
     EncodedTensor out;
     const double seconds = SecondsOf([&] {
-      Status now = QuantizeGptq(context, *plan, w.data(), rows, &out);
+      Status now = QuantizeGptq(context, *plan, w.data(), kMany, &out);
       if (!now.ok()) status = std::move(now);
     });
     PW_TRY(std::move(status));
-    each[i] = seconds / static_cast<double>(rows * k);
+    each[i] = seconds / static_cast<double>(kMany * k);
   }
   // At least what the products cost at full speed: half a product, then one and one for each sweep.
   const double least = (2 + 2 * sweeps) / gemm;

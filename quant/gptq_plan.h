@@ -31,12 +31,10 @@ class GptqPlan {
   // than 1 GiB beside the one there is.
   static constexpr int64_t kMostReordered = 16384;
 
-  // Rows that one thread quantizes at a time: whole groups of lanes, and rows of all kernels.
-  static constexpr int64_t kTaskRows = 112;
-
   const Encoding& encoding() const { return encoding_; }
   Effort effort() const { return effort_; }
   int64_t k() const { return k_; }
+  int64_t block() const { return k_ / static_cast<int64_t>(blocks_.size()); }  // its columns
   // All of these are in the order of coding.
   const float* r() const { return r_; }
   const std::vector<int32_t>& order() const { return order_; }    // column of each place

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "lib/checked.h"
 #include "lib/linalg.h"
+#include "lib/parallel.h"
 
 namespace pennyweight {
 namespace {
@@ -64,75 +66,25 @@ void SweepPlan::AddRegions(const Context& context, int64_t width, Panel* panel) 
   }
 }
 
-GptqSweep::GptqSweep(const Context& context, const Encoding& encoding, const SweepPlan& plan,
-                     int64_t task_rows, Effort effort)
-    : context_(context),
-      plan_(plan),
-      task_rows_(task_rows),
+GptqSweep::GptqSweep(const Encoding& encoding, const SweepPlan& plan, Effort effort)
+    : plan_(plan),
       coder_(encoding, plan.k(), effort),
-      trial_(MakeGrid(encoding, plan.k(), effort)),
-      slopes_(static_cast<size_t>(task_rows * plan.most_columns())),
-      moves_(slopes_.size()) {
+      trial_(MakeGrid(encoding, plan.k(), effort)) {
   for (LaneArray<float>* a :
        {&g_, &before_, &targets_, &zeros_, &sums_, &attempt_.targets, &attempt_.values}) {
     *a = LaneArray<float>(plan.most_columns() * kLanes);
   }
 }
 
-Status GptqSweep::Run(std::span<const SweepGroup> groups, int sweeps, float* u) {
-  for (int sweep = 0; sweep < sweeps; ++sweep) {
-    bool moved = false;
-    for (const Panel& panel : plan_.panels()) {
-      if (context_.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
-      moved |= MovePanel(panel, groups, u);
-    }
-    if (!moved) break;
-  }
-  return OkStatus();
-}
-
-// R is upper triangular: u counts for slopes from the panel on, and moves change it from there on.
-bool GptqSweep::MovePanel(const Panel& panel, std::span<const SweepGroup> groups, float* u) {
+bool GptqSweep::Move(const Panel& panel, const SweepGroup& group, const float* slopes,
+                     float* moves) {
   const int64_t n = panel.end - panel.begin;
-  const int64_t k = plan_.k();
-  const float* r = plan_.r() + panel.begin * k + panel.begin;
-  GemmArgs args;
-  args.m = task_rows_;
-  args.n = n;
-  args.k = k - panel.begin;
-  args.a = u + panel.begin;
-  args.a_stride = k;
-  args.b = r;
-  args.b_stride = k;
-  args.c = slopes_.data();
-  args.c_stride = n;
-  Gemm(context_, args);
-  std::fill(moves_.begin(), moves_.end(), 0.0f);
-  bool moved = false;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    const SweepGroup& group = groups[i];
-    const int64_t at = static_cast<int64_t>(i) * kLanes * n;
-    LoadLanes(slopes_.data() + at, n, group.rows, n, g_.data());
-    float* values = group.values + panel.begin * kLanes;
-    std::copy_n(values, n * kLanes, before_.data());
-    if (!MoveGroup(panel, group)) continue;
-    moved = true;
-    for (int64_t j = 0; j < n * kLanes; ++j) before_[j] = values[j] - before_[j];
-    StoreLanes(before_.data(), group.rows, n, moves_.data() + at, n);
-  }
-  if (!moved) return false;
-  GemmNnArgs back;
-  back.m = task_rows_;
-  back.n = k - panel.begin;
-  back.k = n;
-  back.a = moves_.data();
-  back.a_stride = n;
-  back.b = r;
-  back.b_stride = k;
-  back.c = u + panel.begin;
-  back.c_stride = k;
-  back.subtract = true;
-  GemmNn(context_, back);
+  LoadLanes(slopes, n, group.rows, n, g_.data());
+  const float* values = group.values + panel.begin * kLanes;
+  std::copy_n(values, n * kLanes, before_.data());
+  if (!MoveGroup(panel, group)) return false;
+  for (int64_t j = 0; j < n * kLanes; ++j) before_[j] = values[j] - before_[j];
+  StoreLanes(before_.data(), group.rows, n, moves, n);
   return true;
 }
 
@@ -254,6 +206,54 @@ bool GptqSweep::MoveColumns(const Panel& panel, const SweepGroup& group) {
     AddOuter(minus, h, n, g_.data());
   }
   return moved;
+}
+
+// R is upper triangular: u counts for slopes from the panel on, and moves change it from there on.
+Status RunSweeps(const Context& context, const SweepPlan& plan, int64_t rows, int sweeps, float* u,
+                 const MoveGroup& move) {
+  const int64_t k = plan.k();
+  std::vector<float> slopes(static_cast<size_t>(rows * plan.most_columns())), moves(slopes.size());
+  std::vector<char> group_moved(static_cast<size_t>(CeilDiv(rows, kLanes)));
+  bool moved = true;
+  for (int sweep = 0; sweep < sweeps && moved; ++sweep) {
+    moved = false;
+    for (const SweepPlan::Panel& panel : plan.panels()) {
+      if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
+      const int64_t n = panel.end - panel.begin;
+      GemmArgs args;
+      args.m = rows;
+      args.n = n;
+      args.k = k - panel.begin;
+      args.a = u + panel.begin;
+      args.a_stride = k;
+      args.b = plan.r() + panel.begin * k + panel.begin;
+      args.b_stride = k;
+      args.c = slopes.data();
+      args.c_stride = n;
+      Gemm(context, args);
+      std::fill(moves.begin(), moves.end(), 0.0f);
+      ParallelFor(context, static_cast<int64_t>(group_moved.size()), [&](int64_t i) {
+        const int64_t at = i * kLanes * n;
+        group_moved[static_cast<size_t>(i)] =
+            move(i, panel, slopes.data() + at, moves.data() + at) ? 1 : 0;
+      });
+      if (std::ranges::find(group_moved, 1) == group_moved.end()) continue;
+      moved = true;
+      GemmNnArgs back;
+      back.m = rows;
+      back.n = k - panel.begin;
+      back.k = n;
+      back.a = moves.data();
+      back.a_stride = n;
+      back.b = plan.r() + panel.begin * k + panel.begin;
+      back.b_stride = k;
+      back.c = u + panel.begin;
+      back.c_stride = k;
+      back.subtract = true;
+      GemmNn(context, back);
+    }
+  }
+  return OkStatus();
 }
 
 }  // namespace pennyweight

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -65,21 +66,20 @@ struct SweepGroup {
   int64_t rows;                                        // at most kLanes
 };
 
+// Sweeps over a group: its buffers.
 class GptqSweep {
  public:
-  GptqSweep(const Context& context, const Encoding& encoding, const SweepPlan& plan,
-            int64_t task_rows, Effort effort);
+  GptqSweep(const Encoding& encoding, const SweepPlan& plan, Effort effort);
 
-  // Improves the groups in place. u[task_rows, k]: e R of each row, zeros beyond the rows; it is
-  // kept up to date. Products always have task_rows rows, so that their order of summation does not
-  // depend on how many there are. Errors: kInterrupted.
-  Status Run(std::span<const SweepGroup> groups, int sweeps, float* u);
+  // Improves columns of one panel in place, for slopes[rows, n] = g. moves[rows, n]: values after -
+  // values before, where it returns true; else nothing has moved, and they are not written.
+  bool Move(const SweepPlan::Panel& panel, const SweepGroup& group, const float* slopes,
+            float* moves);
 
  private:
   using Panel = SweepPlan::Panel;
   using Region = SweepPlan::Region;
 
-  bool MovePanel(const Panel& panel, std::span<const SweepGroup> groups, float* u);
   bool MoveGroup(const Panel& panel, const SweepGroup& group);
   void Solve(const Region& region, const float* q, float* t, double* loss);
   void Recode(const Panel& panel, const Region& region, const SweepGroup& group);
@@ -88,15 +88,19 @@ class GptqSweep {
   bool MoveColumns(const Panel& panel, const SweepGroup& group);
   BlockGrid* GridOf(const Panel& panel, const SweepGroup& group, int64_t c) const;
 
-  const Context& context_;
   const SweepPlan& plan_;
-  const int64_t task_rows_;
   BlockCoder coder_;
   std::unique_ptr<BlockGrid> trial_;
   Attempt attempt_;
-  std::vector<float> slopes_;  // [task_rows, columns of a panel]: g
-  std::vector<float> moves_;   // same shape: values after - values before
   LaneArray<float> g_, before_, targets_, zeros_, sums_;
 };
+
+// Calls move(group, panel, slopes, moves), as GptqSweep::Move, for every group of kLanes rows and
+// every panel, `sweeps` times or until nothing moves. u[rows, k]: e R of each row, kept up to date.
+// Errors: kInterrupted.
+using MoveGroup = std::function<bool(int64_t group, const SweepPlan::Panel& panel,
+                                     const float* slopes, float* moves)>;
+Status RunSweeps(const Context& context, const SweepPlan& plan, int64_t rows, int sweeps, float* u,
+                 const MoveGroup& move);
 
 }  // namespace pennyweight
