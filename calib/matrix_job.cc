@@ -16,7 +16,7 @@ namespace {
 
 constexpr int64_t kTileElements = 1 << 21;
 // Of the tiles that methods work on.
-constexpr int64_t kJobRows = 1024, kJobElements = 1 << 25;
+constexpr int64_t kJobRows = 512, kJobElements = 1 << 24;
 // Rows of a matrix that decide how far it is corrected.
 constexpr int64_t kPartRows = 1024;
 

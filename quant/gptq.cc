@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -29,77 +30,107 @@ namespace {
 
 // Rows that are taken along the columns together, at most: what they keep beside the weights takes
 // three times as much as their weights do.
-constexpr int64_t kMostRows = 1024;
+constexpr int64_t kMostRows = 512;
 
 // Columns of a span: whole blocks.
 int64_t SpanOf(int64_t width) { return width > kGptqPanel ? width : kGptqPanel / width * width; }
 
-// kLanes rows of a matrix, fewer at its end: their codes, scales and values, and buffers to work
-// with. Rows of the matrices that are handed over lie `stride` floats apart.
-class RowGroup {
- public:
-  RowGroup(const GptqPlan& plan, int64_t rows)
-      : plan_(plan),
-        rows_(rows),
-        coder_(plan.encoding(), plan.k(), plan.effort()),
-        width_(coder_.width()) {
-    const int64_t span = SpanOf(width_);
-    for (LaneArray<float>* a : {&weights_, &sums_, &errors_, &chosen_}) {
+// What a thread works with: nothing in it outlives the work on a group.
+struct Scratch {
+  explicit Scratch(const GptqPlan& plan) : coder(plan.encoding(), plan.k(), plan.effort()) {
+    const int64_t span = SpanOf(coder.width());
+    for (LaneArray<float>* a : {&weights, &sums, &errors, &chosen}) {
       *a = LaneArray<float>(span * kLanes);
     }
+    if (coder.width() > kGptqPanel) {
+      attempt.targets = LaneArray<float>(kGptqPanel * kLanes);
+      attempt.values = LaneArray<float>(kGptqPanel * kLanes);
+    }
+    if (plan.sweeps() != nullptr) sweep.emplace(plan.encoding(), *plan.sweeps(), plan.effort());
+  }
+
+  BlockCoder coder;
+  LaneArray<float> weights, sums, errors, chosen;  // [span]
+  Attempt attempt;                                 // of a panel of a long block
+  std::optional<GptqSweep> sweep;
+};
+
+// As many as threads work at once.
+class ScratchPool {
+ public:
+  explicit ScratchPool(const GptqPlan& plan) : plan_(plan) {}
+  std::unique_ptr<Scratch> Take() {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) return std::make_unique<Scratch>(plan_);
+    std::unique_ptr<Scratch> taken = std::move(free_.back());
+    free_.pop_back();
+    return taken;
+  }
+  void Return(std::unique_ptr<Scratch> scratch) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(scratch));
+  }
+
+ private:
+  const GptqPlan& plan_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> free_;
+};
+
+// kLanes rows of a matrix, fewer at its end: their codes, scales and values. Rows of the matrices
+// that are handed over lie `stride` floats apart.
+class RowGroup {
+ public:
+  RowGroup(const GptqPlan& plan, int64_t rows) : plan_(plan), rows_(rows), width_(plan.block()) {
     for (int64_t i = 0; i < plan.k() / width_; ++i) {
       grids_.push_back(MakeGrid(plan.encoding(), plan.k(), plan.effort()));
     }
-    if (width_ > kGptqPanel) {
-      attempt_.targets = LaneArray<float>(kGptqPanel * kLanes);
-      attempt_.values = LaneArray<float>(kGptqPanel * kLanes);
-    }
-    if (plan.sweeps() == nullptr) return;
-    values_ = LaneArray<float>(plan.k() * kLanes);
-    sweep_.emplace(plan.encoding(), *plan.sweeps(), plan.effort());
+    if (plan.sweeps() != nullptr) values_ = LaneArray<float>(plan.k() * kLanes);
   }
 
   // Codes the short blocks of columns [from, end). w, errors and sums begin at column `from`.
-  void CodeBlocks(int64_t from, int64_t end, const float* w, const float* sums, int64_t sums_stride,
-                  float* errors) {
-    LoadLanes(w, plan_.k(), rows_, end - from, weights_.data());
-    LoadLanes(sums, sums_stride, rows_, end - from, sums_.data());
+  void CodeBlocks(Scratch* scratch, int64_t from, int64_t end, const float* w, const float* sums,
+                  int64_t sums_stride, float* errors) {
+    LoadLanes(w, plan_.k(), rows_, end - from, scratch->weights.data());
+    LoadLanes(sums, sums_stride, rows_, end - from, scratch->sums.data());
     for (int64_t block = from; block < end; block += width_) {
       const int64_t at = (block - from) * kLanes;
       const CodedColumns columns = plan_.Columns(block);
-      coder_.FitAndCode(columns, weights_.data() + at, sums_.data() + at, Grid(block),
-                        chosen_.data());
-      Keep(block, width_, weights_.data() + at, chosen_.data(), errors + (block - from));
+      scratch->coder.FitAndCode(columns, scratch->weights.data() + at, scratch->sums.data() + at,
+                                Grid(block), scratch->chosen.data());
+      Keep(scratch, block, width_, scratch->weights.data() + at, scratch->chosen.data(),
+           errors + (block - from));
       for (int64_t c = 0; c < width_; ++c) {
-        AddOuter(errors_.data() + c * kLanes, columns.r + c * plan_.k() + width_,
-                 end - block - width_, sums_.data() + at + width_ * kLanes);
+        AddOuter(scratch->errors.data() + c * kLanes, columns.r + c * plan_.k() + width_,
+                 end - block - width_, scratch->sums.data() + at + width_ * kLanes);
       }
     }
   }
 
   // Fits the scales of a block that is longer than a panel; all begin at column `block`.
-  void FitLongBlock(int64_t block, const float* w, const float* sums, int64_t sums_stride) {
+  void FitLongBlock(Scratch* scratch, int64_t block, const float* w, const float* sums,
+                    int64_t sums_stride) {
     const CodedColumns columns = plan_.Columns(block);
-    LoadLanes(w, plan_.k(), rows_, width_, weights_.data());
-    LoadLanes(sums, sums_stride, rows_, width_, sums_.data());
-    float* targets = errors_.data();
-    BlockCoder::Targets(weights_.data(), sums_.data(), columns, width_, targets);
-    Grid(block)->BeginBlock(coder_.Stored(targets, columns.places, width_), columns.importance,
-                            ScaleSearch::kSearch);
+    LoadLanes(w, plan_.k(), rows_, width_, scratch->weights.data());
+    LoadLanes(sums, sums_stride, rows_, width_, scratch->sums.data());
+    float* targets = scratch->errors.data();
+    BlockCoder::Targets(scratch->weights.data(), scratch->sums.data(), columns, width_, targets);
+    Grid(block)->BeginBlock(scratch->coder.Stored(targets, columns.places, width_),
+                            columns.importance, ScaleSearch::kSearch);
   }
 
   // Codes columns [from, from + n) of such a block; all begin at column `from`.
-  void CodeLongBlock(int64_t block, int64_t from, int64_t n, const float* w, const float* sums,
-                     int64_t sums_stride, float* errors) {
-    LoadLanes(w, plan_.k(), rows_, n, weights_.data());
-    LoadLanes(sums, sums_stride, rows_, n, sums_.data());
-    coder_.Code(Grid(block), plan_.Columns(block), from - block, from - block + n, weights_.data(),
-                sums_.data(), false, &attempt_);
-    Keep(from, n, weights_.data(), attempt_.values.data(), errors);
+  void CodeLongBlock(Scratch* scratch, int64_t block, int64_t from, int64_t n, const float* w,
+                     const float* sums, int64_t sums_stride, float* errors) {
+    LoadLanes(w, plan_.k(), rows_, n, scratch->weights.data());
+    LoadLanes(sums, sums_stride, rows_, n, scratch->sums.data());
+    scratch->coder.Code(Grid(block), plan_.Columns(block), from - block, from - block + n,
+                        scratch->weights.data(), scratch->sums.data(), false, &scratch->attempt);
+    Keep(scratch, from, n, scratch->weights.data(), scratch->attempt.values.data(), errors);
   }
 
-  bool Sweep(const SweepPlan::Panel& panel, const float* slopes, float* moves) {
-    return sweep_->Move(panel, {grids_, values_.data(), rows_}, slopes, moves);
+  bool Sweep(Scratch* scratch, const SweepPlan::Panel& panel, const float* slopes, float* moves) {
+    return scratch->sweep->Move(panel, {grids_, values_.data(), rows_}, slopes, moves);
   }
 
   // The codes and scales become rows [row, row + kLanes) of `out`.
@@ -117,36 +148,35 @@ class RowGroup {
 
   // Values of n columns from c on have been chosen for `w`: keeps their errors, and the values
   // themselves where sweeps follow.
-  void Keep(int64_t c, int64_t n, const float* w, const float* values, float* errors) {
-    for (int64_t i = 0; i < n * kLanes; ++i) errors_[i] = w[i] - values[i];
-    StoreLanes(errors_.data(), rows_, n, errors, plan_.k());
-    if (sweep_) std::copy_n(values, n * kLanes, values_.data() + c * kLanes);
+  void Keep(Scratch* scratch, int64_t c, int64_t n, const float* w, const float* values,
+            float* errors) {
+    for (int64_t i = 0; i < n * kLanes; ++i) scratch->errors[i] = w[i] - values[i];
+    StoreLanes(scratch->errors.data(), rows_, n, errors, plan_.k());
+    if (plan_.sweeps() != nullptr) std::copy_n(values, n * kLanes, values_.data() + c * kLanes);
   }
 
   const GptqPlan& plan_;
   const int64_t rows_;
-  BlockCoder coder_;
-  const int64_t width_;                                // columns of a block
-  std::vector<std::unique_ptr<BlockGrid>> grids_;      // of each block: codes and scales
-  LaneArray<float> weights_, sums_, errors_, chosen_;  // [span]
-  Attempt attempt_;                                    // of a panel of a long block
-  LaneArray<float> values_;                            // [k], where sweeps follow
-  std::optional<GptqSweep> sweep_;
+  const int64_t width_;                            // columns of a block
+  std::vector<std::unique_ptr<BlockGrid>> grids_;  // of each block: codes and scales
+  LaneArray<float> values_;                        // [k], where sweeps follow
 };
 
 // Some rows of a matrix. Products are made for all of them at once.
 class RowBlock {
  public:
   // w[rows, k]
-  RowBlock(const Context& context, const GptqPlan& plan, const float* w, int64_t rows)
+  RowBlock(const Context& context, const GptqPlan& plan, const float* w, int64_t rows,
+           ScratchPool* pool)
       : context_(context),
         plan_(plan),
+        pool_(pool),
         cols_(plan.k()),
         rows_(rows),
         groups_(static_cast<size_t>(CeilDiv(rows, kLanes))),
         w_(static_cast<size_t>(rows * cols_)),
         errors_(w_.size()) {
-    EachGroup([&](int64_t i, RowGroup*) {
+    ParallelFor(context_, static_cast<int64_t>(groups_.size()), [&](int64_t i) {
       const int64_t count = std::min(kLanes, rows_ - i * kLanes);
       groups_[static_cast<size_t>(i)] = std::make_unique<RowGroup>(plan, count);
       for (int64_t r = i * kLanes; r < i * kLanes + count; ++r) {
@@ -172,12 +202,14 @@ class RowBlock {
         LongBlock(at, end, span);
         continue;
       }
-      EachGroup([&](int64_t i, RowGroup* group) {
-        group->CodeBlocks(at, end, Weights(i) + at, Sums(i, span), span, Errors(i) + at);
+      EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
+        group->CodeBlocks(scratch, at, end, Weights(i) + at, Sums(i, span), span, Errors(i) + at);
       });
     }
     if (plan_.sweeps() != nullptr) PW_TRY(Sweep());
-    EachGroup([&](int64_t i, RowGroup* group) { group->Store(first + i * kLanes, out); });
+    ParallelFor(context_, static_cast<int64_t>(groups_.size()), [&](int64_t i) {
+      groups_[static_cast<size_t>(i)]->Store(first + i * kLanes, out);
+    });
     return OkStatus();
   }
 
@@ -187,9 +219,12 @@ class RowBlock {
   const float* Sums(int64_t group, int64_t span) const {
     return sums_.data() + group * kLanes * span;
   }
-  void EachGroup(const std::function<void(int64_t, RowGroup*)>& work) {
-    ParallelFor(context_, static_cast<int64_t>(groups_.size()),
-                [&](int64_t i) { work(i, groups_[static_cast<size_t>(i)].get()); });
+  void EachGroup(const std::function<void(int64_t, RowGroup*, Scratch*)>& work) {
+    ParallelFor(context_, static_cast<int64_t>(groups_.size()), [&](int64_t i) {
+      std::unique_ptr<Scratch> scratch = pool_->Take();
+      work(i, groups_[static_cast<size_t>(i)].get(), scratch.get());
+      pool_->Return(std::move(scratch));
+    });
   }
 
   // Sums of columns [c0, c1) of the span that begins at `at` grow by the product of the errors of
@@ -212,15 +247,15 @@ class RowBlock {
 
   // A block longer than a panel: scales are fitted once, then panel by panel.
   void LongBlock(int64_t block, int64_t end, int64_t span) {
-    EachGroup([&](int64_t i, RowGroup* group) {
-      group->FitLongBlock(block, Weights(i) + block, Sums(i, span), span);
+    EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
+      group->FitLongBlock(scratch, block, Weights(i) + block, Sums(i, span), span);
     });
     for (int64_t from = block; from < end; from += kGptqPanel) {
       const int64_t n = std::min(end, from + kGptqPanel) - from;
       if (from > block) AddEarlier(block, from, from, from + n, block, span);
-      EachGroup([&](int64_t i, RowGroup* group) {
-        group->CodeLongBlock(block, from, n, Weights(i) + from, Sums(i, span) + (from - block),
-                             span, Errors(i) + from);
+      EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
+        group->CodeLongBlock(scratch, block, from, n, Weights(i) + from,
+                             Sums(i, span) + (from - block), span, Errors(i) + from);
       });
     }
   }
@@ -248,12 +283,17 @@ class RowBlock {
     return RunSweeps(
         context_, *plan_.sweeps(), rows_, plan_.sweep_count(), errors_.data(),
         [&](int64_t i, const SweepPlan::Panel& columns, const float* slopes, float* moves) {
-          return groups_[static_cast<size_t>(i)]->Sweep(columns, slopes, moves);
+          std::unique_ptr<Scratch> scratch = pool_->Take();
+          const bool moved =
+              groups_[static_cast<size_t>(i)]->Sweep(scratch.get(), columns, slopes, moves);
+          pool_->Return(std::move(scratch));
+          return moved;
         });
   }
 
   const Context& context_;
   const GptqPlan& plan_;
+  ScratchPool* pool_;
   const int64_t cols_, rows_;
   std::vector<std::unique_ptr<RowGroup>> groups_;
   std::vector<float> w_;       // [rows, cols] in the order of coding
@@ -273,9 +313,10 @@ Status QuantizeGptq(const Context& context, const GptqPlan& plan, const float* w
   }
   PW_TRY(
       ParallelTry(context, rows, [&](int64_t r) { return CheckFiniteRow(w + r * cols, cols, r); }));
+  ScratchPool pool(plan);
   for (int64_t first = 0; first < rows; first += kMostRows) {
     const int64_t count = std::min(kMostRows, rows - first);
-    PW_TRY(RowBlock(context, plan, w + first * cols, count).Run(first, out));
+    PW_TRY(RowBlock(context, plan, w + first * cols, count, &pool).Run(first, out));
   }
   return OkStatus();
 }
