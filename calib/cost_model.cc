@@ -79,10 +79,16 @@ class Counter {
     seconds_.measure += Over(weights, type.decode);
   }
 
+  // The tensor of a step's matrix, of one expert where there are any; -1: there is none.
+  int64_t Find(const Step& step, int64_t layer, int64_t expert = 0) const {
+    const bool experts = step.kind == StepKind::kExpertLinear;
+    return source_.Find(NameFor(step.weight, layer, experts ? expert : -1));
+  }
+
   // Rows of a step's matrices for each token, and their values.
   double MatrixOps(const Step& step, int64_t layer) const {
     const bool experts = step.kind == StepKind::kExpertLinear;
-    const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? 0 : -1));
+    const int64_t at = Find(step, layer);
     if (at < 0) return 0;
     const auto used = static_cast<double>(experts ? in_.model->config->experts_per_token : 1);
     return 2 * used * static_cast<double>(source_.tensors()[static_cast<size_t>(at)].elements());
@@ -162,7 +168,7 @@ class Counter {
     for (const Step& step : in_.model->family->layer) {
       const bool experts = step.kind == StepKind::kExpertLinear;
       if (step.kind != StepKind::kLinear && !experts) continue;
-      const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? 0 : -1));
+      const int64_t at = Find(step, layer);
       if (at < 0 || !in_.choices[static_cast<size_t>(at)].quantize) continue;
       const TensorInfo& info = source_.tensors()[static_cast<size_t>(at)];
       const double weights =
@@ -173,13 +179,12 @@ class Counter {
   }
 
   void Statistics(const LayerStage& stage, int64_t layer) {
-    const bool experts = stage.experts;
-    const int64_t at = source_.Find(NameFor(stage.linears[0]->weight, layer, experts ? 0 : -1));
+    const int64_t at = Find(*stage.linears[0], layer);
     if (at < 0) return;
     const auto k = static_cast<double>(source_.tensors()[static_cast<size_t>(at)].cols());
     const ModelConfig& c = *in_.model->config;
-    Hessian(k, experts ? static_cast<double>(c.experts_per_token) : 1,
-            experts ? static_cast<double>(c.experts) : 1);
+    Hessian(k, stage.experts ? static_cast<double>(c.experts_per_token) : 1,
+            stage.experts ? static_cast<double>(c.experts) : 1);
   }
 
   // `rows` for each token, over `inputs` of k columns.
@@ -196,7 +201,7 @@ class Counter {
     const bool experts = step.kind == StepKind::kExpertLinear;
     const int64_t count = experts ? in_.model->config->experts : 1;
     for (int64_t expert = 0; expert < count; ++expert) {
-      const int64_t at = source_.Find(NameFor(step.weight, layer, experts ? expert : -1));
+      const int64_t at = Find(step, layer, expert);
       if (at < 0) continue;
       const auto i = static_cast<size_t>(at);
       (*walked)[i] = 1;
@@ -206,12 +211,14 @@ class Counter {
 
   // gptq looks once at each input's factor (of one type).
   void Plan(const LayerStage& stage, int64_t layer) {
-    const int64_t at =
-        source_.Find(NameFor(stage.linears[0]->weight, layer, stage.experts ? 0 : -1));
+    const int64_t at = Find(*stage.linears[0], layer);
     if (at < 0 || !in_.choices[static_cast<size_t>(at)].quantize) return;
-    const auto k = static_cast<double>(source_.tensors()[static_cast<size_t>(at)].cols());
+    const int64_t cols = source_.tensors()[static_cast<size_t>(at)].cols();
+    const Encoding& encoding = in_.choices[static_cast<size_t>(at)].encoding;
+    if (MakeGrid(encoding, cols) == nullptr) return;
+    const auto k = static_cast<double>(cols);
     const double inputs = stage.experts ? static_cast<double>(in_.model->config->experts) : 1;
-    const CostRates::Type type = TypeOf(in_.choices[static_cast<size_t>(at)].encoding);
+    const CostRates::Type type = TypeOf(encoding);
     seconds_.quantize += Over(inputs * k * k, type.gptq_plan);
   }
 
@@ -290,6 +297,14 @@ CostPlan PredictCost(const Context& context, const WalkInput& input, const CostR
     plan.peak_rss_bytes = working + (spills ? 0 : hidden);
     // The streams that were kept behind two layers, and those that are worked on.
     plan.scratch_bytes = (spills ? 3 : 2) * hidden;
+    if (const int64_t wide = LayerWalk::PanelWidth(input); wide > 0) {
+      const uint64_t spare =
+          context.memory_limit - std::min(context.memory_limit, plan.peak_rss_bytes);
+      const uint64_t full = PanelMatrix::FullBytes(wide);
+      const uint64_t more = full - PanelMatrix::LeastBytes(wide);
+      plan.peak_rss_bytes += std::min(more, spare);
+      if (spare < more) plan.scratch_bytes += full - spare;
+    }
   }
   plan.fits = plan.peak_rss_bytes <= context.memory_limit;
   Seconds s = Counter(input, rates).Count();

@@ -99,13 +99,15 @@ Status ProbeGptq(const Context& context, const Encoding& encoding, const std::ve
       std::copy_n(w.begin() + row % kCols, k - row, r.begin() + row * k + row);
       r[static_cast<size_t>(row * k + row)] = 1;
     }
-    const HessianFactor hessian{k, r.data(), importance};
+    const HessianFactor hessian{{k, r.data()}, importance};
     PW_ASSIGN(auto plan, GptqPlan::Make(context, encoding, hessian, effort));
-    const double made = SecondsOf([&] {
-      auto again = GptqPlan::Make(context, encoding, hessian, effort);
-      if (again.ok()) plan = std::move(*again);
-    });
-    type->gptq_plan = static_cast<double>(k * k) / made;
+    if (i == 1) {
+      const double made = SecondsOf([&] {
+        auto again = GptqPlan::Make(context, encoding, hessian, effort);
+        if (again.ok()) plan = std::move(*again);
+      });
+      type->gptq_plan = static_cast<double>(k * k) / made;
+    }
     sweeps = plan->sweep_count();
     Status status = OkStatus();
     EncodedTensor out;

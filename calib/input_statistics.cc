@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "lib/checked.h"
@@ -11,29 +12,33 @@
 
 namespace pennyweight {
 
-InputStatistics::InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift)
+InputStatistics::InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift,
+                                 std::optional<PanelMatrix> panels)
     : k_(k),
       heldout_stride_(std::max<int64_t>(1, CeilDiv(heldout_tokens, kHeldOutRows))),
-      with_drift_(with_drift && k <= kMaxDriftWidth),
-      h_(static_cast<size_t>(k * k)),
+      with_drift_(with_drift && k <= kMaxDriftWidth && !panels),
+      h_(panels ? 0 : static_cast<size_t>(k * k)),
+      panels_(std::move(panels)),
       drift_(with_drift_ ? h_.size() : 0) {
   const auto heldout = static_cast<size_t>(CeilDiv(heldout_tokens, heldout_stride_) * k);
   heldout_.reserve(heldout);
   heldout_original_.reserve(heldout);
 }
 
-uint64_t InputStatistics::Bytes(int64_t k, int64_t heldout_tokens, bool with_drift) {
-  const int64_t squares = with_drift && k <= kMaxDriftWidth ? 2 : 1;
+uint64_t InputStatistics::Bytes(int64_t k, int64_t heldout_tokens, bool with_drift,
+                                bool in_panels) {
+  const int64_t squares = in_panels ? 0 : with_drift && k <= kMaxDriftWidth ? 2 : 1;
   const int64_t rows =
       heldout_tokens > 0 ? std::min(heldout_tokens, kHeldOutRows) : 2 * kHeldOutRows;
   return static_cast<uint64_t>((squares * k + 2 * rows) * k) * sizeof(float);
 }
 
-void InputStatistics::Add(const Context& context, const float* x, const float* original,
-                          int64_t tokens) {
-  SyrkUpper(context, tokens, k_, x, k_, h_.data(), k_, Precision::kBf16);
+Status InputStatistics::Add(const Context& context, const float* x, const float* original,
+                            int64_t tokens) {
   tokens_ += tokens;
-  if (drift_.empty()) return;
+  if (panels_) return panels_->AddProduct(context, tokens, x, k_, Precision::kBf16);
+  SyrkUpper(context, tokens, k_, x, k_, h_.data(), k_, Precision::kBf16);
+  if (drift_.empty()) return OkStatus();
   constexpr int64_t kColumns = 64;
   drift_transposed_.resize(static_cast<size_t>(tokens * k_));
   ParallelFor(context, CeilDiv(k_, kColumns), [&](int64_t block) {
@@ -56,6 +61,7 @@ void InputStatistics::Add(const Context& context, const float* x, const float* o
   args.c_stride = k_;
   args.accumulate = true;
   GemmNn(context, args);
+  return OkStatus();
 }
 
 void InputStatistics::AddHeldOut(const float* x, const float* original, int64_t tokens) {
@@ -86,14 +92,24 @@ void InputStatistics::SetHessian(int64_t tokens, std::vector<float> h) {
   tokens_ = tokens;
 }
 
-Result<double> InputStatistics::MeanDiagonal() {
+Result<std::vector<float>> InputStatistics::Diagonal() const {
+  if (panels_) return panels_->Diagonal();
+  std::vector<float> diagonal;
+  for (int64_t i = 0; i < k_; ++i) diagonal.push_back(h_[static_cast<size_t>(i * k_ + i)]);
+  return diagonal;
+}
+
+Result<double> InputStatistics::MeanDiagonal(const Context& context) {
   const float scale = 1.0f / static_cast<float>(std::max<int64_t>(1, tokens_));
-  double mean = 0;
-  for (int64_t i = 0; i < k_; ++i) {
-    float* row = h_.data() + i * k_;
-    for (int64_t j = i; j < k_; ++j) row[j] *= scale;
-    mean += row[i];
+  if (panels_) {
+    PW_TRY(panels_->ScaleAndAdd(context, scale, 0));
+  } else {
+    for (int64_t i = 0; i < k_; ++i) {
+      for (int64_t j = i; j < k_; ++j) h_[static_cast<size_t>(i * k_ + j)] *= scale;
+    }
   }
+  PW_ASSIGN(const std::vector<float> diagonal, Diagonal());
+  double mean = std::accumulate(diagonal.begin(), diagonal.end(), 0.0);
   for (float& d : drift_) d *= scale;
   if (!drift_.empty()) {
     // Not finite where the original model's activations were not.
@@ -104,18 +120,16 @@ Result<double> InputStatistics::MeanDiagonal() {
   return Error(ErrorCode::kNonFinite, "the model's activations are not finite");
 }
 
-Status InputStatistics::FixMoments() {
-  PW_ASSIGN(const double mean, MeanDiagonal());
+Status InputStatistics::FixMoments(const Context& context) {
+  PW_ASSIGN(const double mean, MeanDiagonal(context));
   const double lambda = mean > 0 ? kMaxDamp * mean : 1.0;
-  importance_.resize(static_cast<size_t>(k_));
-  for (int64_t i = 0; i < k_; ++i) {
-    importance_[static_cast<size_t>(i)] =
-        h_[static_cast<size_t>(i * k_ + i)] + static_cast<float>(lambda);
-  }
+  PW_ASSIGN(importance_, Diagonal());
+  for (float& v : importance_) v += static_cast<float>(lambda);
   return OkStatus();
 }
 
 void InputStatistics::Clear() {
+  if (panels_) panels_->Clear();
   std::fill(h_.begin(), h_.end(), 0.0f);
   std::fill(drift_.begin(), drift_.end(), 0.0f);
   heldout_.clear();
@@ -129,32 +143,51 @@ void InputStatistics::AddSums(float* sums) const {
   }
 }
 
+Result<double> InputStatistics::Shrink(const Context& context, const float* prior) {
+  Shrinkage few;
+  if (panels_) {
+    PW_ASSIGN(few, ShrinkHessian(context, &*panels_, tokens_));
+  } else {
+    few = ShrinkHessian(context, h_.data(), k_, tokens_, prior);
+  }
+  for (float& d : drift_) d *= static_cast<float>(1 - few.intensity);
+  PW_ASSIGN(const std::vector<float> diagonal, Diagonal());
+  return std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(k_);
+}
+
+Status InputStatistics::Damp(const Context& context, float lambda, float rest) {
+  const auto damp_row = [&](float* row, int64_t i, int64_t first, int64_t columns) {
+    for (int64_t c = 0; c < columns; ++c) row[c] = first + c == i ? row[c] + lambda : row[c] * rest;
+  };
+  if (panels_) {
+    return panels_->VisitRows(context, true, [&](const PanelMatrix::Panel& panel, int64_t r) {
+      damp_row(panel.data + r * panel.columns, panel.row + r, panel.column, panel.columns);
+    });
+  }
+  for (int64_t i = 0; i < k_; ++i) damp_row(h_.data() + i * k_ + i, i, i, k_ - i);
+  return OkStatus();
+}
+
 Result<bool> InputStatistics::Factor(const Context& context, double damp, double shrink,
                                      const float* prior) {
-  PW_ASSIGN(double mean, MeanDiagonal());
+  PW_ASSIGN(double mean, MeanDiagonal(context));
   if (prior != nullptr || tokens_ < kFewTokens * k_) {
-    // What is not known of the moments is not known of the drift either.
-    const Shrinkage few = ShrinkHessian(context, h_.data(), k_, tokens_, prior);
-    for (float& d : drift_) d *= static_cast<float>(1 - few.intensity);
-    mean = 0;
-    for (int64_t i = 0; i < k_; ++i) mean += h_[static_cast<size_t>(i * k_ + i)];
-    mean /= static_cast<double>(k_);
+    PW_ASSIGN(mean, Shrink(context, prior));
   }
   // An input that is zero on every token still needs a positive definite matrix.
   const double lambda = mean > 0 ? damp * mean : 1.0;
   damp_ = damp;
   shrink_ = shrink;
   added_.assign(static_cast<size_t>(k_), lambda);
-  importance_.resize(static_cast<size_t>(k_));
-  const auto rest = static_cast<float>(1 - shrink);
-  for (int64_t i = 0; i < k_; ++i) {
-    float* row = h_.data() + i * k_;
-    row[i] += static_cast<float>(lambda);
-    importance_[static_cast<size_t>(i)] = row[i];
-    if (shrink <= 0) continue;
-    for (int64_t j = i + 1; j < k_; ++j) row[j] *= rest;
+  PW_TRY(Damp(context, static_cast<float>(lambda), static_cast<float>(1 - shrink)));
+  PW_ASSIGN(importance_, Diagonal());
+  bool factored = false;
+  if (panels_) {
+    PW_ASSIGN(factored, panels_->Factor(context));
+  } else {
+    factored = FactorUpper(context, k_, h_.data(), k_);
   }
-  if (!FactorUpper(context, k_, h_.data(), k_)) {
+  if (!factored) {
     Clear();
     return false;
   }
@@ -162,7 +195,7 @@ Result<bool> InputStatistics::Factor(const Context& context, double damp, double
   return true;
 }
 
-void InputStatistics::Rescale(std::span<const float> scale) {
+Status InputStatistics::Rescale(const Context& context, std::span<const float> scale) {
   const auto divide = [&](std::vector<float>* rows) {
     for (size_t i = 0; i < rows->size(); ++i) (*rows)[i] /= scale[i % scale.size()];
   };
@@ -173,12 +206,18 @@ void InputStatistics::Rescale(std::span<const float> scale) {
     importance_[i] /= square;
     if (!added_.empty()) added_[i] /= static_cast<double>(square);
     // R' = S^-1 R, and C' = S^-1 C S.
+    if (panels_) continue;
     float* r = h_.data() + i * scale.size();
     for (size_t j = i; j < scale.size(); ++j) r[j] /= scale[i];
     if (drift_.empty()) continue;
     float* c = drift_.data() + i * scale.size();
     for (size_t j = 0; j < scale.size(); ++j) c[j] *= scale[j] / scale[i];
   }
+  if (!panels_) return OkStatus();
+  return panels_->VisitRows(context, true, [&](const PanelMatrix::Panel& panel, int64_t r) {
+    float* row = panel.data + r * panel.columns;
+    for (int64_t c = 0; c < panel.columns; ++c) row[c] /= scale[static_cast<size_t>(panel.row + r)];
+  });
 }
 
 std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed) {
@@ -187,13 +226,16 @@ std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed) {
   return FactorAttempt{kMaxDamp, 0.5};
 }
 
-double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,
-                         const float* r) {
+Result<double> NormThroughFactor(const Context& context, const float* m, int64_t rows,
+                                 const FactorView& r) {
   constexpr int64_t kPanel = 256;
-  std::vector<float> panel(static_cast<size_t>(rows * std::min(kPanel, k)));
+  const int64_t k = r.k();
+  std::vector<float> buffer, panel(static_cast<size_t>(rows * std::min(kPanel, k)));
   double sum = 0;
   for (int64_t begin = 0; begin < k; begin += kPanel) {
     const int64_t width = std::min(kPanel, k - begin);
+    PW_ASSIGN(const FactorView::Strip strip,
+              r.Read(context, 0, begin + width, begin, width, &buffer));
     // R is zero below the diagonal: only its rows above the panel's end count.
     GemmNnArgs args;
     args.m = rows;
@@ -201,8 +243,8 @@ double NormThroughFactor(const Context& context, const float* m, int64_t rows, i
     args.k = begin + width;
     args.a = m;
     args.a_stride = k;
-    args.b = r + begin;
-    args.b_stride = k;
+    args.b = strip.data;
+    args.b_stride = strip.stride;
     args.c = panel.data();
     args.c_stride = width;
     GemmNn(context, args);

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "lib/context.h"
+#include "lib/factor_view.h"
+#include "lib/panel_matrix.h"
 #include "lib/result.h"
 
 namespace pennyweight {
@@ -18,22 +20,25 @@ class InputStatistics {
   // number is known before, at most twice as many where it is not.
   static constexpr int64_t kHeldOutRows = 1024;
   // Wider inputs have no correction: its matrix is as large as the Hessian, and a matrix of this
-  // width takes 1 GiB.
+  // width takes 1 GiB. Their Hessians are better kept in panels.
   static constexpr int64_t kMaxDriftWidth = 16384;
   static constexpr int64_t kFewTokens = 8;
 
   // Inputs of width k; `heldout_tokens` is how many AddHeldOut will see in all, 0 when nobody
-  // knows. `with_drift`: a correction is wanted.
-  InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift);
-  // Bytes that such statistics take in the end.
-  static uint64_t Bytes(int64_t k, int64_t heldout_tokens, bool with_drift);
+  // knows. `with_drift`: a correction is wanted. `panels`: zeros of that width, in which H is kept
+  // instead of in one array; there is no correction then.
+  InputStatistics(int64_t k, int64_t heldout_tokens, bool with_drift,
+                  std::optional<PanelMatrix> panels = std::nullopt);
+  // Bytes that such statistics take in the end, beside `panels`.
+  static uint64_t Bytes(int64_t k, int64_t heldout_tokens, bool with_drift, bool in_panels = false);
 
   // x[tokens, k]: this input in the model as quantized so far; original[tokens, k]: the same in the
   // original model. H += X^T X, and D += (X0 - X)^T X; without drift `original` is not read.
-  void Add(const Context& context, const float* x, const float* original, int64_t tokens);
+  // Errors: those of the panels.
+  Status Add(const Context& context, const float* x, const float* original, int64_t tokens);
   void AddHeldOut(const float* x, const float* original, int64_t tokens);
   // Instead of Add: h[k, k], the upper triangle of X^T X over so many tokens. Precondition: no
-  // drift.
+  // drift, and no panels.
   void SetHessian(int64_t tokens, std::vector<float> h);
 
   // Fixes the second moments, then factors H + damp * mean(diag H) * I in place, after what stands
@@ -41,17 +46,19 @@ class InputStatistics {
   // False when it failed (H is then lost: add everything again and call with more of either).
   // Errors: kNonFinite when an activation was NaN or infinite.
   // Before that H is shrunk (ShrinkHessian) where there are fewer than kFewTokens tokens for each
-  // column, and always where there is a `prior`, [k, k], upper triangle, to shrink it towards.
+  // column, and always where there is a `prior`, [k, k], upper triangle, to shrink it towards (not
+  // in panels).
   Result<bool> Factor(const Context& context, double damp, double shrink = 0,
                       const float* prior = nullptr);
-  // Before that: adds the sums over tokens to sums[k, k], upper triangle.
+  // Before that: adds the sums over tokens to sums[k, k], upper triangle. Precondition: no panels.
   void AddSums(float* sums) const;
   // Only fixes the second moments: importance() is valid then. Errors: kNonFinite.
-  Status FixMoments();
+  Status FixMoments(const Context& context);
 
   // After Factor or FixMoments: from now on these are the statistics of an input whose column c is
   // divided by scale[c], as folding a scale into the matrix makes it. H' = S^-1 H S^-1.
-  void Rescale(std::span<const float> scale);
+  // Errors: those of the panels.
+  Status Rescale(const Context& context, std::span<const float> scale);
 
   int64_t k() const { return k_; }
   int64_t tokens() const { return tokens_; }
@@ -60,7 +67,7 @@ class InputStatistics {
   // still counts a little.
   std::span<const float> importance() const { return importance_; }
   // After a successful Factor: R [k, k] upper triangular, (H + lambda I) / tokens = R R^T.
-  const float* r() const { return h_.data(); }
+  FactorView r() const { return panels_ ? FactorView(*panels_) : FactorView(k_, h_.data()); }
   double damp() const { return damp_; }
   double shrink() const { return shrink_; }
   std::span<const double> added() const {
@@ -88,15 +95,22 @@ class InputStatistics {
   bool with_drift_;
   bool heldout_finite_ = true;
   std::vector<double> added_;
-  std::vector<float> h_;
+  std::vector<float> h_;  // empty where there are panels
+  std::optional<PanelMatrix> panels_;
   std::vector<float> importance_;
   std::vector<float> heldout_;
   std::vector<float> heldout_original_;
   std::vector<float> drift_;             // D, then C; empty without drift
   std::vector<float> drift_transposed_;  // (X0 - X)^T of one Add
 
-  // Sums over tokens become means. Errors: kNonFinite.
-  Result<double> MeanDiagonal();
+  // Sums over tokens become means. Errors: kNonFinite, those of the panels.
+  Result<double> MeanDiagonal(const Context& context);
+  Result<std::vector<float>> Diagonal() const;
+  // What is not known of the moments of few tokens is not known of the drift either. The mean of
+  // the diagonal after it.
+  Result<double> Shrink(const Context& context, const float* prior);
+  // H += lambda I, after what stands beside the diagonal was multiplied by `rest`.
+  Status Damp(const Context& context, float lambda, float rest);
   void Clear();
   void KeepEverySecondRow();
 };
@@ -113,8 +127,8 @@ struct FactorAttempt {
 // The attempt after one that failed; nothing when there is none left.
 std::optional<FactorAttempt> NextAttempt(const FactorAttempt& failed);
 
-// |M R|^2 (Frobenius) for m[rows, k] and upper triangular r[k, k], in double precision.
-double NormThroughFactor(const Context& context, const float* m, int64_t rows, int64_t k,
-                         const float* r);
+// |M R|^2 (Frobenius) for m[rows, k], summed in double precision. Errors: those of r.
+Result<double> NormThroughFactor(const Context& context, const float* m, int64_t rows,
+                                 const FactorView& r);
 
 }  // namespace pennyweight

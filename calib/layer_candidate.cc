@@ -26,13 +26,13 @@ struct CandidateMaker::Run {
 };
 
 CandidateMaker::CandidateMaker(const Context& context, const WalkInput& input, int64_t layer,
-                               uint64_t group_bytes, bool keep_rtn)
+                               const WalkMemory& memory, bool keep_rtn)
     : context_(context),
       in_(input),
       family_(*input.model->family),
       config_(*input.model->config),
       layer_(layer),
-      group_bytes_(group_bytes),
+      memory_(memory),
       keep_rtn_(keep_rtn),
       stages_(LayerStages(family_)) {}
 
@@ -99,7 +99,7 @@ Status CandidateMaker::DoStage(const LayerStage& stage, Run* run, bool share) {
   }
   // As many inputs at a time as there is memory for.
   const uint64_t bytes = InputStatistics::Bytes(cols, 0, Corrects(run->plan->method));
-  const size_t group = std::max<size_t>(1, group_bytes_ / std::max<uint64_t>(1, bytes));
+  const size_t group = std::max<size_t>(1, memory_.spare / std::max<uint64_t>(1, bytes));
   std::vector<std::span<const int64_t>> groups;
   for (size_t i = 0; i < quantized.size(); i += group) {
     groups.push_back(std::span(quantized).subspan(i, std::min(group, quantized.size() - i)));
@@ -196,7 +196,7 @@ Status CandidateMaker::Share(const LayerStage& stage, std::span<const StageInput
       if (!scale.empty()) change[i] = scale[i];
       if (!first_scale_.empty()) change[i] /= first_scale_[i];
     }
-    first_->inputs[0].Rescale(change);
+    PW_TRY(first_->inputs[0].Rescale(context_, change));
   }
   first_scale_ = scale;
   return OkStatus();
@@ -210,7 +210,14 @@ Result<StageStatistics> CandidateMaker::Gather(const LayerStage& stage,
   const int64_t heldout = stage.experts ? 0 : run->tokens->heldout_tokens();
   StageStatistics statistics;
   statistics.factored.resize(inputs.size());
-  for (size_t i = 0; i < inputs.size(); ++i) statistics.inputs.emplace_back(cols, heldout, drift);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    std::optional<PanelMatrix> panels;
+    if (InPanels(cols, stage.experts)) {
+      const uint64_t bytes = PanelMatrix::LeastBytes(cols) + memory_.spare;
+      PW_ASSIGN(panels, PanelMatrix::Create(cols, bytes, memory_.scratch_dir));
+    }
+    statistics.inputs.emplace_back(cols, heldout, drift, std::move(panels));
+  }
   Status status = FactorAll(stage, inputs, run, &statistics);
   if (status.ok()) return statistics;
   if (status.error().code != ErrorCode::kNonFinite) return std::move(status).TakeError();
@@ -240,7 +247,7 @@ Status CandidateMaker::FactorAll(const LayerStage& stage, std::span<const StageI
       InputStatistics& each = statistics->inputs[i];
       if (!attempt) {
         // Without the factor the second moments still weigh the scale search.
-        PW_TRY(each.FixMoments());
+        PW_TRY(each.FixMoments(context_));
         continue;
       }
       PW_ASSIGN(const bool ok, each.Factor(context_, attempt->damp, attempt->shrink, prior));

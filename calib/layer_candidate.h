@@ -25,6 +25,13 @@ struct CandidatePlan {
   Method method = Method::kRtn;  // kAuto: gptq, but rtn for a matrix whose held-out error rises
 };
 
+// What a walk may take beside LayerWalk::WorkingBytes: for the statistics of more inputs that are
+// summed in one pass, or more panels of a wide one; the others are kept in a file of scratch_dir.
+struct WalkMemory {
+  uint64_t spare = 0;
+  std::string scratch_dir;
+};
+
 struct LayerCandidate {
   std::string name;
   LayerWeights weights;                    // what would be written, still encoded, and the norms
@@ -42,10 +49,16 @@ struct StageStatistics {
 // Makes candidates of one layer.
 class CandidateMaker {
  public:
-  // Everything outlives it. group_bytes: memory for statistics of inputs that are summed in one
-  // pass; the result does not depend on it. keep_rtn: LayerCandidate::rtn is wanted.
+  // Whether the Hessian of so wide an input is kept in panels: those of experts are not, which are
+  // mixed with what all of them have in common.
+  static bool InPanels(int64_t cols, bool experts) {
+    return !experts && cols > InputStatistics::kMaxDriftWidth;
+  }
+
+  // Everything outlives it. The result does not depend on `memory`. keep_rtn: LayerCandidate::rtn
+  // is wanted.
   CandidateMaker(const Context& context, const WalkInput& input, int64_t layer,
-                 uint64_t group_bytes, bool keep_rtn);
+                 const WalkMemory& memory, bool keep_rtn);
 
   // Fills `out`. The original model's side is run on as far as the last stage; the quantized side
   // begins at the layer's input. With `share_first`, statistics of the layer's first stage are kept
@@ -90,7 +103,7 @@ class CandidateMaker {
   const Family& family_;
   const ModelConfig& config_;
   int64_t layer_;
-  uint64_t group_bytes_;
+  const WalkMemory& memory_;
   bool keep_rtn_;
   std::vector<LayerStage> stages_;
   std::optional<StageStatistics> first_;  // of the first stage, shared

@@ -48,8 +48,8 @@ Status LayerPass::RunTo(const Context& context, const PassSide& side, const Walk
   return OkStatus();
 }
 
-void LayerPass::AddRows(const Context& context, const LayerStage& stage, const WalkChunk& chunk,
-                        bool has_original, std::span<const StageInput> inputs) {
+Status LayerPass::AddRows(const Context& context, const LayerStage& stage, const WalkChunk& chunk,
+                          bool has_original, std::span<const StageInput> inputs) {
   const int64_t width = runner_.width(stage.input);
   const float* original = runner_.slot(stage.input);
   for (const StageInput& input : inputs) {
@@ -72,9 +72,10 @@ void LayerPass::AddRows(const Context& context, const LayerStage& stage, const W
     if (chunk.heldout) {
       input.statistics->AddHeldOut(x, x0, rows);
     } else {
-      input.statistics->Add(context, x, x0, rows);
+      PW_TRY(input.statistics->Add(context, x, x0, rows));
     }
   }
+  return OkStatus();
 }
 
 Status LayerPass::Accumulate(const Context& context, const LayerStage& stage,
@@ -100,7 +101,7 @@ Status LayerPass::Accumulate(const Context& context, const LayerStage& stage,
       runner_.ForceRouting(nullptr);
       PW_TRY(std::move(status));
     }
-    AddRows(context, stage, chunk, wants(chunk), inputs);
+    PW_TRY(AddRows(context, stage, chunk, wants(chunk), inputs));
     Advance(context, chunk);
   }
   for (const bool heldout : {false, true}) {

@@ -60,8 +60,8 @@ class LayerPass {
   // The chunk's states run on to step `to`; they are kept at `keep` on the way. Sets hidden_.
   Status RunTo(const Context& context, const PassSide& side, const WalkChunk& chunk, size_t keep,
                size_t to);
-  void AddRows(const Context& context, const LayerStage& stage, const WalkChunk& chunk,
-               bool has_original, std::span<const StageInput> inputs);
+  Status AddRows(const Context& context, const LayerStage& stage, const WalkChunk& chunk,
+                 bool has_original, std::span<const StageInput> inputs);
 
   const Family& family_;
   const ModelConfig& config_;

@@ -63,18 +63,18 @@ Result<std::unique_ptr<LayerWalk>> LayerWalk::Create(const Context& context, con
   }
   const bool spill = working + hidden > context.memory_limit;
   const uint64_t spare = context.memory_limit - working - (spill ? 0 : hidden);
-  std::unique_ptr<LayerWalk> walk(new LayerWalk(input, spare));
+  std::unique_ptr<LayerWalk> walk(new LayerWalk(input, {spare, scratch_dir}));
   PW_TRY(walk->CreateStreams(spill ? scratch_dir : std::string()));
   return walk;
 }
 
-LayerWalk::LayerWalk(const WalkInput& input, uint64_t group_bytes)
+LayerWalk::LayerWalk(const WalkInput& input, WalkMemory memory)
     : in_(input),
       family_(*input.model->family),
       config_(*input.model->config),
       tokens_(*input.windows),
       pass_(family_, config_, tokens_),
-      group_bytes_(group_bytes) {
+      memory_(std::move(memory)) {
   pass_.RouteAll(input.all_experts);
 }
 
@@ -185,7 +185,7 @@ Status LayerWalk::Try(const Context& context, int64_t layer, const LayerWeights&
                       LayerFolds* folds, Best* best, LayerReport* report) {
   const std::vector<CandidatePlan> plans = Plans(in_, tokens_.heldout_tokens());
   const bool several = plans.size() > 1;
-  CandidateMaker maker(context, in_, layer, group_bytes_, !several);
+  CandidateMaker maker(context, in_, layer, memory_, !several);
   const PassSide original_side{&original, &*original_};
   for (const CandidatePlan& plan : plans) {
     // Without folds it is what the same method without them gave.
@@ -301,7 +301,7 @@ Status LayerWalk::AddHeadInputs(const Context& context, const std::vector<float>
     if (chunk.heldout) {
       statistics->AddHeldOut(head_input_.data(), head_original_.data(), chunk.tokens);
     } else {
-      statistics->Add(context, head_input_.data(), head_original_.data(), chunk.tokens);
+      PW_TRY(statistics->Add(context, head_input_.data(), head_original_.data(), chunk.tokens));
     }
   }
   return OkStatus();
@@ -325,7 +325,7 @@ Status LayerWalk::Head(const Context& context) {
   }
   if (!job.factored) {
     PW_TRY(AddHeadInputs(context, gain, &statistics));
-    PW_TRY(statistics.FixMoments());
+    PW_TRY(statistics.FixMoments(context));
   }
   job.source = in_.source;
   job.index = static_cast<size_t>(index);

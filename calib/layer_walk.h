@@ -25,7 +25,8 @@ namespace pennyweight {
 
 class LayerWalk {
  public:
-  // scratch_dir: where hidden states go when they do not fit context.memory_limit.
+  // scratch_dir: where hidden states and panels of Hessians go when they do not fit
+  // context.memory_limit.
   // Errors: kMemory when even then one layer does not fit, naming what is needed.
   static Result<std::unique_ptr<LayerWalk>> Create(const Context& context, const WalkInput& input,
                                                    const std::string& scratch_dir);
@@ -33,6 +34,9 @@ class LayerWalk {
   // Bytes that a walk needs beside the hidden states (an upper estimate), and for them.
   static uint64_t WorkingBytes(const WalkInput& input);
   static uint64_t HiddenBytes(const WalkInput& input);
+  // Columns of the widest input whose Hessian is kept in panels, 0: there is none. WorkingBytes
+  // counts PanelMatrix::LeastBytes for it.
+  static int64_t PanelWidth(const WalkInput& input);
   // What is tried on every layer, rtn first.
   static std::vector<CandidatePlan> Plans(const WalkInput& input, int64_t heldout_tokens);
 
@@ -51,7 +55,7 @@ class LayerWalk {
  private:
   struct Best;  // the candidate that leads, of one layer
 
-  LayerWalk(const WalkInput& input, uint64_t group_bytes);
+  LayerWalk(const WalkInput& input, WalkMemory memory);
   Status CreateStreams(const std::string& scratch_dir);
   // Writes tensors that need no calibration.
   Status Stream(const Context& context, std::span<const size_t> which, const RowsCallback& on_rows);
@@ -84,7 +88,7 @@ class LayerWalk {
   const ModelConfig& config_;
   WalkTokens tokens_;
   LayerPass pass_;
-  uint64_t group_bytes_;
+  WalkMemory memory_;
   std::vector<float> head_input_, head_original_;  // of one chunk
   std::optional<WalkStream> quantized_;            // all tokens
   std::optional<WalkStream> original_;  // all tokens where gptq corrects, else the held-out ones

@@ -203,10 +203,10 @@ void Unfold(const MatrixJob& job, int64_t first, int64_t rows, int64_t cols, flo
 }
 
 // |m R|^2 without what damping added to the Hessian, for m[rows, k].
-double OutputSquare(const Context& context, const InputStatistics& statistics, const float* m,
-                    int64_t rows) {
+Result<double> OutputSquare(const Context& context, const InputStatistics& statistics,
+                            const float* m, int64_t rows) {
   const int64_t k = statistics.k();
-  const double damped = NormThroughFactor(context, m, rows, k, statistics.r());
+  PW_ASSIGN(const double damped, NormThroughFactor(context, m, rows, statistics.r()));
   double added = 0;
   for (int64_t i = 0; i < rows * k; ++i) {
     added += statistics.added()[static_cast<size_t>(i % k)] * (static_cast<double>(m[i]) * m[i]);
@@ -228,8 +228,11 @@ Status MeasureMatrix(const Context& context, const MatrixJob& job, const Encoded
     if (job.factored) {
       miss.resize(w.size());
       for (size_t i = 0; i < w.size(); ++i) miss[i] = w[i] - decoded[i];
-      *output_total += OutputSquare(context, *job.statistics, w.data(), tile.rows);
-      *output_error += OutputSquare(context, *job.statistics, miss.data(), tile.rows);
+      PW_ASSIGN(const double whole, OutputSquare(context, *job.statistics, w.data(), tile.rows));
+      PW_ASSIGN(const double missed,
+                OutputSquare(context, *job.statistics, miss.data(), tile.rows));
+      *output_total += whole;
+      *output_error += missed;
     }
     Unfold(job, row, tile.rows, cols, w.data());
     Unfold(job, row, tile.rows, cols, decoded.data());
@@ -311,7 +314,7 @@ Result<const GptqPlan*> InputPlan::For(const Context& context, const InputStatis
                                        const Encoding& encoding, Effort effort) {
   if (plan_ == nullptr || !(plan_->encoding() == encoding) || plan_->effort() != effort) {
     plan_ = nullptr;  // before there are two
-    const HessianFactor factor{statistics.k(), statistics.r(), statistics.importance()};
+    const HessianFactor factor{statistics.r(), statistics.importance()};
     PW_ASSIGN(plan_, GptqPlan::Make(context, encoding, factor, effort));
   }
   return plan_.get();

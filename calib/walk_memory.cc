@@ -61,7 +61,27 @@ int64_t HeldOutTokens(const Windows& windows) {
   return n;
 }
 
+// The inputs of a layer's matrices.
+struct InputWidth {
+  int64_t k;
+  bool in_panels;
+};
+std::vector<InputWidth> InputWidths(const ModelConfig& c) {
+  const int64_t q = c.heads * c.head_dim;
+  return {{c.hidden_size, CandidateMaker::InPanels(c.hidden_size, c.experts > 0)},
+          {q, CandidateMaker::InPanels(q, false)},
+          {c.intermediate_size, CandidateMaker::InPanels(c.intermediate_size, c.experts > 0)}};
+}
+
 }  // namespace
+
+int64_t LayerWalk::PanelWidth(const WalkInput& input) {
+  int64_t widest = 0;
+  for (const auto& [k, in_panels] : InputWidths(*input.model->config)) {
+    if (in_panels) widest = std::max(widest, k);
+  }
+  return widest;
+}
 
 uint64_t LayerWalk::HiddenBytes(const WalkInput& input) {
   const int64_t all = input.windows->tokens(), heldout = HeldOutTokens(*input.windows);
@@ -94,9 +114,11 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
   // other candidates.
   const bool drift = Corrects(input.method);
   uint64_t statistics = 0;
-  const int64_t seen = c.experts > 0 ? 0 : heldout;
-  for (const int64_t k : {c.hidden_size, q, c.intermediate_size}) {
-    statistics = std::max(statistics, InputStatistics::Bytes(k, seen, drift));
+  for (const auto& [k, in_panels] : InputWidths(c)) {
+    uint64_t each = InputStatistics::Bytes(k, c.experts > 0 ? 0 : heldout, drift, in_panels);
+    // And the strips that are read of them.
+    if (in_panels) each += PanelMatrix::LeastBytes(k) + static_cast<uint64_t>(8 * kGptqPanel * k);
+    statistics = std::max(statistics, each);
   }
   bytes += statistics;
   // gptq's factor in the order of coding.

@@ -75,6 +75,17 @@ class PanelMatrix::Storage : public linalg::Panels {
   }
 
   uint64_t scratch_bytes() const { return scratch_bytes_; }
+
+  void Clear() {
+    for (int64_t j = 0; j < count(); ++j) {
+      for (int64_t i = 0; i <= j; ++i) {
+        Place& place = panels_[static_cast<size_t>(IndexOf(i, j))];
+        if (place.resident) memset(place.resident->data(), 0, Bytes(i, j));
+        place.written = false;
+      }
+    }
+  }
+
   // Loads watch this; null when nobody waits.
   void Watch(const Context* context) { context_ = context; }
 
@@ -242,24 +253,32 @@ Status PanelMatrix::AddProduct(const Context& context, int64_t t, const float* x
   return OkStatus();
 }
 
-Status PanelMatrix::ScaleAndAdd(const Context& context, float factor, float added) {
+Status PanelMatrix::VisitRows(const Context& context, bool change,
+                              const std::function<void(const Panel&, int64_t r)>& visit) {
   Storage& h = *storage_;
   const Watched watched(h, context);
   for (int64_t j = 0; j < h.count(); ++j) {
     for (int64_t i = 0; i <= j; ++i) {
       PW_ASSIGN(const Block block, h.Load(i, j, 0));
-      ForRows(context, h.Side(i), [&](int64_t r) {
-        float* row = block.At(r, 0).data;
-        for (int64_t c = 0; c < h.Side(j); ++c) row[c] *= factor;
-        if (i == j) row[r] += added;
-      });
-      PW_TRY(h.Store(i, j, 0));
+      const Panel panel{i * h.panel(), h.Side(i), j * h.panel(), h.Side(j), block.data};
+      ForRows(context, panel.rows, [&](int64_t r) { visit(panel, r); });
+      if (change) PW_TRY(h.Store(i, j, 0));
     }
   }
   return OkStatus();
 }
 
-Result<std::vector<float>> PanelMatrix::Diagonal() {
+Status PanelMatrix::ScaleAndAdd(const Context& context, float factor, float added) {
+  return VisitRows(context, true, [&](const Panel& panel, int64_t r) {
+    float* row = panel.data + r * panel.columns;
+    for (int64_t c = 0; c < panel.columns; ++c) row[c] *= factor;
+    if (panel.row == panel.column) row[r] += added;
+  });
+}
+
+void PanelMatrix::Clear() { storage_->Clear(); }
+
+Result<std::vector<float>> PanelMatrix::Diagonal() const {
   const Storage& h = *storage_;
   std::vector<float> diagonal(static_cast<size_t>(h.size()));
   for (int64_t r = 0; r < h.size(); ++r) {
@@ -280,7 +299,7 @@ Status PanelMatrix::Solve(const Context& context, int64_t rows, float* b, int64_
 }
 
 Status PanelMatrix::Read(const Context& context, int64_t row, int64_t rows, int64_t column,
-                         int64_t columns, float* to, int64_t stride) {
+                         int64_t columns, float* to, int64_t stride) const {
   const Storage& h = *storage_;
   const int64_t panel = h.panel();
   return ParallelTry(context, CeilDiv(rows, kTaskRows), [&](int64_t task) -> Status {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,9 +42,21 @@ class PanelMatrix {
   // give it many tokens at once.
   Status AddProduct(const Context& context, int64_t t, const float* x, int64_t x_stride,
                     Precision precision = Precision::kFull);
+  // One panel: rows of H from `row` on, columns from `column` on. What lies below H's diagonal may
+  // be anything.
+  struct Panel {
+    int64_t row, rows, column, columns;
+    float* data;  // [rows, columns] without gaps
+  };
+  // Calls visit(panel, r) for each row r of each panel, on all threads, panel after panel. With
+  // `change` what visit wrote is kept.
+  Status VisitRows(const Context& context, bool change,
+                   const std::function<void(const Panel&, int64_t r)>& visit);
   // H *= factor, then the diagonal += added.
   Status ScaleAndAdd(const Context& context, float factor, float added);
-  Result<std::vector<float>> Diagonal();
+  Result<std::vector<float>> Diagonal() const;
+  // Zeros again.
+  void Clear();
 
   // As FactorUpper; false when H is not positive definite, and destroyed. kInterrupted when the
   // context is cancelled.
@@ -53,7 +66,7 @@ class PanelMatrix {
   // Rows [row, row + rows) of columns [column, column + columns) of the upper triangle, zeros below
   // the diagonal, to `to` with `stride` elements between rows.
   Status Read(const Context& context, int64_t row, int64_t rows, int64_t column, int64_t columns,
-              float* to, int64_t stride);
+              float* to, int64_t stride) const;
 
  private:
   class Storage;

@@ -60,11 +60,15 @@ class ScratchPool {
  public:
   explicit ScratchPool(const GptqPlan& plan) : plan_(plan) {}
   std::unique_ptr<Scratch> Take() {
-    const std::lock_guard lock(mutex_);
-    if (free_.empty()) return std::make_unique<Scratch>(plan_);
-    std::unique_ptr<Scratch> taken = std::move(free_.back());
-    free_.pop_back();
-    return taken;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!free_.empty()) {
+        std::unique_ptr<Scratch> taken = std::move(free_.back());
+        free_.pop_back();
+        return taken;
+      }
+    }
+    return std::make_unique<Scratch>(plan_);
   }
   void Return(std::unique_ptr<Scratch> scratch) {
     const std::lock_guard lock(mutex_);
@@ -88,20 +92,20 @@ class RowGroup {
     if (plan.sweeps() != nullptr) values_ = LaneArray<float>(plan.k() * kLanes);
   }
 
-  // Codes the short blocks of columns [from, end). w, errors and sums begin at column `from`.
-  void CodeBlocks(Scratch* scratch, int64_t from, int64_t end, const float* w, const float* sums,
-                  int64_t sums_stride, float* errors) {
+  // Codes the short blocks of columns [from, end). r, w, errors and sums begin at column `from`.
+  void CodeBlocks(Scratch* scratch, int64_t from, int64_t end, const FactorView::Strip& r,
+                  const float* w, const float* sums, int64_t sums_stride, float* errors) {
     LoadLanes(w, plan_.k(), rows_, end - from, scratch->weights.data());
     LoadLanes(sums, sums_stride, rows_, end - from, scratch->sums.data());
     for (int64_t block = from; block < end; block += width_) {
       const int64_t at = (block - from) * kLanes;
-      const CodedColumns columns = plan_.Columns(block);
+      const CodedColumns columns = plan_.Columns(block, r.At(block - from, block - from), r.stride);
       scratch->coder.FitAndCode(columns, scratch->weights.data() + at, scratch->sums.data() + at,
                                 Grid(block), scratch->chosen.data());
       Keep(scratch, block, width_, scratch->weights.data() + at, scratch->chosen.data(),
            errors + (block - from));
       for (int64_t c = 0; c < width_; ++c) {
-        AddOuter(scratch->errors.data() + c * kLanes, columns.r + c * plan_.k() + width_,
+        AddOuter(scratch->errors.data() + c * kLanes, columns.r + c * columns.stride + width_,
                  end - block - width_, scratch->sums.data() + at + width_ * kLanes);
       }
     }
@@ -110,7 +114,7 @@ class RowGroup {
   // Fits the scales of a block that is longer than a panel; all begin at column `block`.
   void FitLongBlock(Scratch* scratch, int64_t block, const float* w, const float* sums,
                     int64_t sums_stride) {
-    const CodedColumns columns = plan_.Columns(block);
+    const CodedColumns columns = plan_.Columns(block, nullptr, 0);  // targets need none of R
     LoadLanes(w, plan_.k(), rows_, width_, scratch->weights.data());
     LoadLanes(sums, sums_stride, rows_, width_, scratch->sums.data());
     float* targets = scratch->errors.data();
@@ -119,13 +123,15 @@ class RowGroup {
                             columns.importance, ScaleSearch::kSearch);
   }
 
-  // Codes columns [from, from + n) of such a block; all begin at column `from`.
-  void CodeLongBlock(Scratch* scratch, int64_t block, int64_t from, int64_t n, const float* w,
-                     const float* sums, int64_t sums_stride, float* errors) {
+  // Codes columns [from, from + n) of such a block; all begin at column `from`, r on the diagonal.
+  void CodeLongBlock(Scratch* scratch, int64_t block, int64_t from, int64_t n,
+                     const FactorView::Strip& r, const float* w, const float* sums,
+                     int64_t sums_stride, float* errors) {
     LoadLanes(w, plan_.k(), rows_, n, scratch->weights.data());
     LoadLanes(sums, sums_stride, rows_, n, scratch->sums.data());
-    scratch->coder.Code(Grid(block), plan_.Columns(block), from - block, from - block + n,
-                        scratch->weights.data(), scratch->sums.data(), false, &scratch->attempt);
+    scratch->coder.Code(Grid(block), plan_.Columns(from, r.data, r.stride), from - block,
+                        from - block + n, scratch->weights.data(), scratch->sums.data(), false,
+                        &scratch->attempt);
     Keep(scratch, from, n, scratch->weights.data(), scratch->attempt.values.data(), errors);
   }
 
@@ -197,13 +203,16 @@ class RowBlock {
       if (context_.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
       const int64_t end = std::min(cols_, at + span);
       std::fill(sums_.begin(), sums_.end(), 0.0f);
-      AddEarlier(0, at, at, end, at, span);
       if (width > kGptqPanel) {
-        LongBlock(at, end, span);
+        PW_TRY(LongBlock(at, end, span));
         continue;
       }
+      PW_ASSIGN(const FactorView::Strip r, plan_.r().Read(context_, 0, end, at, end - at, &strip_));
+      AddEarlier(r, 0, at, end - at, sums_.data(), span);
+      const FactorView::Strip own{r.At(at, 0), r.stride};
       EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
-        group->CodeBlocks(scratch, at, end, Weights(i) + at, Sums(i, span), span, Errors(i) + at);
+        group->CodeBlocks(scratch, at, end, own, Weights(i) + at, Sums(i, span), span,
+                          Errors(i) + at);
       });
     }
     if (plan_.sweeps() != nullptr) PW_TRY(Sweep());
@@ -227,37 +236,47 @@ class RowBlock {
     });
   }
 
-  // Sums of columns [c0, c1) of the span that begins at `at` grow by the product of the errors of
-  // columns [k0, k1) with R.
-  void AddEarlier(int64_t k0, int64_t k1, int64_t c0, int64_t c1, int64_t at, int64_t span) {
+  // sums[rows, n], `span` floats between rows, grow by the product of the errors of columns
+  // [k0, k1) with r, a strip of n columns that begins at row k0.
+  void AddEarlier(const FactorView::Strip& r, int64_t k0, int64_t k1, int64_t n, float* sums,
+                  int64_t span) {
     if (k1 == k0) return;
     GemmNnArgs args;
     args.m = rows_;
-    args.n = c1 - c0;
+    args.n = n;
     args.k = k1 - k0;
     args.a = errors_.data() + k0;
     args.a_stride = cols_;
-    args.b = plan_.r() + k0 * cols_ + c0;
-    args.b_stride = cols_;
-    args.c = sums_.data() + (c0 - at);
+    args.b = r.data;
+    args.b_stride = r.stride;
+    args.c = sums;
     args.c_stride = span;
     args.accumulate = true;
     GemmNn(context_, args);
   }
 
   // A block longer than a panel: scales are fitted once, then panel by panel.
-  void LongBlock(int64_t block, int64_t end, int64_t span) {
+  Status LongBlock(int64_t block, int64_t end, int64_t span) {
+    for (int64_t from = block; block > 0 && from < end; from += kGptqPanel) {
+      const int64_t n = std::min(end, from + kGptqPanel) - from;
+      PW_ASSIGN(const FactorView::Strip r, plan_.r().Read(context_, 0, block, from, n, &strip_));
+      AddEarlier(r, 0, block, n, sums_.data() + (from - block), span);
+    }
     EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
       group->FitLongBlock(scratch, block, Weights(i) + block, Sums(i, span), span);
     });
     for (int64_t from = block; from < end; from += kGptqPanel) {
       const int64_t n = std::min(end, from + kGptqPanel) - from;
-      if (from > block) AddEarlier(block, from, from, from + n, block, span);
+      PW_ASSIGN(const FactorView::Strip r,
+                plan_.r().Read(context_, block, from + n - block, from, n, &strip_));
+      AddEarlier(r, block, from, n, sums_.data() + (from - block), span);
+      const FactorView::Strip own{r.At(from - block, 0), r.stride};
       EachGroup([&](int64_t i, RowGroup* group, Scratch* scratch) {
-        group->CodeLongBlock(scratch, block, from, n, Weights(i) + from,
+        group->CodeLongBlock(scratch, block, from, n, own, Weights(i) + from,
                              Sums(i, span) + (from - block), span, Errors(i) + from);
       });
     }
+    return OkStatus();
   }
 
   Status Sweep() {
@@ -265,19 +284,21 @@ class RowBlock {
     std::vector<float> panel(static_cast<size_t>(rows_ * std::min(cols_, kGptqPanel)));
     for (int64_t begin = (cols_ - 1) / kGptqPanel * kGptqPanel; begin >= 0; begin -= kGptqPanel) {
       const int64_t n = std::min(kGptqPanel, cols_ - begin);
+      PW_ASSIGN(const FactorView::Strip r,
+                plan_.r().Read(context_, 0, begin + n, begin, n, &strip_));
       GemmNnArgs args;
       args.m = rows_;
       args.n = n;
       args.k = begin + n;
       args.a = errors_.data();
       args.a_stride = cols_;
-      args.b = plan_.r() + begin;
-      args.b_stride = cols_;
+      args.b = r.data;
+      args.b_stride = r.stride;
       args.c = panel.data();
       args.c_stride = n;
       GemmNn(context_, args);
-      for (int64_t r = 0; r < rows_; ++r) {
-        std::copy_n(panel.data() + r * n, n, errors_.data() + r * cols_ + begin);
+      for (int64_t row = 0; row < rows_; ++row) {
+        std::copy_n(panel.data() + row * n, n, errors_.data() + row * cols_ + begin);
       }
     }
     return RunSweeps(
@@ -299,6 +320,7 @@ class RowBlock {
   std::vector<float> w_;       // [rows, cols] in the order of coding
   std::vector<float> errors_;  // the same: w - q, then (w - q) R
   std::vector<float> sums_;    // [rows, span]: sum of e_k R[k,j]
+  std::vector<float> strip_;   // of R, where it lies in panels
 };
 
 }  // namespace
@@ -323,8 +345,8 @@ Status QuantizeGptq(const Context& context, const GptqPlan& plan, const float* w
 
 Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
                     const float* w, int64_t rows, int64_t cols, EncodedTensor* out, Effort effort) {
-  if (factor.k != cols) {
-    return Error(ErrorCode::kUnsupported, "a factor of " + std::to_string(factor.k) +
+  if (factor.r.k() != cols) {
+    return Error(ErrorCode::kUnsupported, "a factor of " + std::to_string(factor.r.k()) +
                                               " columns for rows of " + std::to_string(cols));
   }
   PW_ASSIGN(const auto plan, GptqPlan::Make(context, encoding, factor, effort));

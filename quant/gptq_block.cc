@@ -93,7 +93,7 @@ void BlockCoder::Code(BlockGrid* grid, const CodedColumns& columns, int64_t c0, 
   attempt->loss.fill(0);
   for (int64_t c = c0; c < c1; c += unit) {
     const int64_t at = (c - c0) * kLanes;
-    const CodedColumns rest = columns.From(c);
+    const CodedColumns rest = columns.From(c - c0);
     if (subs && c % sub == 0 && c > c0) {
       const int64_t s = rest.places[0] / sub;
       Targets(w + at, sums + at, rest, sub, sub_weights_.data());

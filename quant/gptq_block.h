@@ -25,10 +25,12 @@ namespace pennyweight {
 // Columns in the order in which they are coded. `places` says where in its block each is stored:
 // columns keep their sub-blocks, and those their blocks.
 struct CodedColumns {
-  const float* r;           // top left element of their part of the factor
-  int64_t stride;           // floats between its rows
-  const float* inverse;     // 1 / R[j,j]
-  const float* importance;  // of scale fits, [block] in the order of storage: see ScaleImportance
+  const float* r;        // top left element of their part of the factor
+  int64_t stride;        // floats between its rows
+  const float* inverse;  // 1 / R[j,j]
+  // Of scale fits, [block] in the order of storage, from the block's first column on: see
+  // ScaleImportance.
+  const float* importance;
   const int32_t* places;
 
   CodedColumns From(int64_t c) const {
@@ -62,9 +64,9 @@ class BlockCoder {
   // result lasts until the next call.
   const float* Stored(const float* coded, const int32_t* places, int64_t n);
 
-  // Codes columns [c0, c1) of the block, w and sums beginning at c0; sums[j] = sum of e_k R[k,j]
-  // over earlier columns, and is advanced. `subs`: sub-blocks behind c0 are fitted when their turn
-  // comes.
+  // Codes columns [c0, c1) of the block; columns, w and sums begin at c0; sums[j] = sum of e_k
+  // R[k,j] over earlier columns, and is advanced. `subs`: sub-blocks behind c0 are fitted when
+  // their turn comes.
   void Code(BlockGrid* grid, const CodedColumns& columns, int64_t c0, int64_t c1, const float* w,
             float* sums, bool subs, Attempt* attempt);
 

@@ -27,32 +27,32 @@ class GptqPlan {
                                                       Effort effort = Effort::kNormal,
                                                       std::optional<int> sweeps = std::nullopt);
 
-  // Wider inputs are coded in the order of their columns: a factor in another order would take more
-  // than 1 GiB beside the one there is.
+  // Wider inputs, and those whose factor lies in panels, are coded in the order of their columns: a
+  // factor in another order would take 1 GiB and more beside the one there is.
   static constexpr int64_t kMostReordered = 16384;
 
   const Encoding& encoding() const { return encoding_; }
   Effort effort() const { return effort_; }
-  int64_t k() const { return k_; }
-  int64_t block() const { return k_ / static_cast<int64_t>(blocks_.size()); }  // its columns
+  int64_t k() const { return r_.k(); }
+  int64_t block() const { return k() / static_cast<int64_t>(blocks_.size()); }  // its columns
   // All of these are in the order of coding.
-  const float* r() const { return r_; }
+  const FactorView& r() const { return r_; }
   const std::vector<int32_t>& order() const { return order_; }    // column of each place
   const std::vector<int32_t>& blocks() const { return blocks_; }  // where each block is stored
-  CodedColumns Columns(int64_t block) const {
-    return {r_ + block * k_ + block, k_, inverse_diagonal_.data() + block,
-            importance_.data() + block, places_.data() + block};
+  // Columns from c on; `r`: the element on the diagonal there, of a strip.
+  CodedColumns Columns(int64_t c, const float* r, int64_t stride) const {
+    return {r, stride, inverse_diagonal_.data() + c, importance_.data() + c / block() * block(),
+            places_.data() + c};
   }
   int sweep_count() const { return sweep_count_; }
   const SweepPlan* sweeps() const { return sweeps_ ? &*sweeps_ : nullptr; }
 
  private:
-  GptqPlan() = default;
+  explicit GptqPlan(const FactorView& r) : r_(r) {}
 
   Encoding encoding_;
   Effort effort_ = Effort::kNormal;
-  int64_t k_ = 0;
-  const float* r_ = nullptr;
+  FactorView r_;
   std::vector<float> reordered_;
   std::vector<float> inverse_diagonal_;  // 1 / R[j,j]
   std::vector<float> importance_;        // ScaleImportance of each block

@@ -17,28 +17,30 @@ constexpr double kLower = 1 - 1e-5;
 
 }  // namespace
 
-SweepPlan::SweepPlan(const Context& context, const float* r, std::span<const int32_t> places,
-                     const BlockGrid& grid)
-    : r_(r), places_(places) {
-  const int64_t width = GptqPanel(grid);
-  for (int64_t c = 0; c < k(); c += width) panels_.push_back({c, std::min(k(), c + width), {}, {}});
-  for (Panel& panel : panels_) {
+Result<SweepPlan> SweepPlan::Make(const Context& context, const FactorView& r,
+                                  std::span<const int32_t> places, const BlockGrid& grid) {
+  SweepPlan plan(r, places);
+  const int64_t width = GptqPanel(grid), k = r.k();
+  std::vector<float> buffer;
+  for (int64_t c = 0; c < k; c += width) {
+    Panel& panel = plan.panels_.emplace_back(Panel{c, std::min(k, c + width), {}, {}});
     const int64_t n = panel.end - panel.begin;
-    most_columns_ = std::max(most_columns_, n);
+    PW_ASSIGN(const FactorView::Strip strip, r.Read(context, c, n, c, k - c, &buffer));
+    plan.most_columns_ = std::max(plan.most_columns_, n);
     panel.h.resize(static_cast<size_t>(n * n));
     GemmArgs args;
     args.m = n;
     args.n = n;
-    args.k = k() - panel.begin;
-    args.a = r + panel.begin * k() + panel.begin;
-    args.a_stride = k();
-    args.b = args.a;
-    args.b_stride = k();
+    args.k = k - c;
+    args.a = strip.data;
+    args.b = strip.data;
+    args.a_stride = args.b_stride = strip.stride;
     args.c = panel.h.data();
     args.c_stride = n;
     Gemm(context, args);
-    if (grid.block() <= kGptqPanel) AddRegions(context, grid.sub_block(), &panel);
+    if (grid.block() <= kGptqPanel) plan.AddRegions(context, grid.sub_block(), &panel);
   }
+  return plan;
 }
 
 void SweepPlan::AddRegions(const Context& context, int64_t width, Panel* panel) {
@@ -214,20 +216,23 @@ Status RunSweeps(const Context& context, const SweepPlan& plan, int64_t rows, in
   const int64_t k = plan.k();
   std::vector<float> slopes(static_cast<size_t>(rows * plan.most_columns())), moves(slopes.size());
   std::vector<char> group_moved(static_cast<size_t>(CeilDiv(rows, kLanes)));
+  std::vector<float> buffer;
   bool moved = true;
   for (int sweep = 0; sweep < sweeps && moved; ++sweep) {
     moved = false;
     for (const SweepPlan::Panel& panel : plan.panels()) {
       if (context.Cancelled()) return Error(ErrorCode::kInterrupted, "stopped");
       const int64_t n = panel.end - panel.begin;
+      PW_ASSIGN(const FactorView::Strip strip,
+                plan.r().Read(context, panel.begin, n, panel.begin, k - panel.begin, &buffer));
       GemmArgs args;
       args.m = rows;
       args.n = n;
       args.k = k - panel.begin;
       args.a = u + panel.begin;
       args.a_stride = k;
-      args.b = plan.r() + panel.begin * k + panel.begin;
-      args.b_stride = k;
+      args.b = strip.data;
+      args.b_stride = strip.stride;
       args.c = slopes.data();
       args.c_stride = n;
       Gemm(context, args);
@@ -245,8 +250,8 @@ Status RunSweeps(const Context& context, const SweepPlan& plan, int64_t rows, in
       back.k = n;
       back.a = moves.data();
       back.a_stride = n;
-      back.b = plan.r() + panel.begin * k + panel.begin;
-      back.b_stride = k;
+      back.b = strip.data;
+      back.b_stride = strip.stride;
       back.c = u + panel.begin;
       back.c_stride = k;
       back.subtract = true;

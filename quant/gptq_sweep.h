@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lib/context.h"
+#include "lib/factor_view.h"
 #include "lib/result.h"
 #include "quant/gptq_block.h"
 #include "quant/gptq_order.h"
@@ -25,9 +26,9 @@ namespace pennyweight {
 // What all rows share.
 class SweepPlan {
  public:
-  // r[k, k] as coded, places[k] as in CodedColumns; both must outlive this.
-  SweepPlan(const Context& context, const float* r, std::span<const int32_t> places,
-            const BlockGrid& grid);
+  // r[k, k] as coded, places[k] as in CodedColumns; both must outlive this. Errors: those of r.
+  static Result<SweepPlan> Make(const Context& context, const FactorView& r,
+                                std::span<const int32_t> places, const BlockGrid& grid);
 
   // Columns coded again together.
   struct Region {
@@ -45,15 +46,16 @@ class SweepPlan {
     std::vector<Region> regions;
   };
   const std::vector<Panel>& panels() const { return panels_; }
-  const float* r() const { return r_; }
+  const FactorView& r() const { return r_; }
   int64_t k() const { return static_cast<int64_t>(places_.size()); }
   const int32_t* places() const { return places_.data(); }
   int64_t most_columns() const { return most_columns_; }  // of a panel
 
  private:
+  SweepPlan(const FactorView& r, std::span<const int32_t> places) : r_(r), places_(places) {}
   void AddRegions(const Context& context, int64_t width, Panel* panel);
 
-  const float* r_;
+  FactorView r_;
   std::span<const int32_t> places_;
   std::vector<Panel> panels_;
   int64_t most_columns_ = 0;
@@ -97,7 +99,7 @@ class GptqSweep {
 
 // Calls move(group, panel, slopes, moves), as GptqSweep::Move, for every group of kLanes rows and
 // every panel, `sweeps` times or until nothing moves. u[rows, k]: e R of each row, kept up to date.
-// Errors: kInterrupted.
+// Errors: kInterrupted, those of the plan's factor.
 using MoveGroup = std::function<bool(int64_t group, const SweepPlan::Panel& panel,
                                      const float* slopes, float* moves)>;
 Status RunSweeps(const Context& context, const SweepPlan& plan, int64_t rows, int sweeps, float* u,

@@ -8,6 +8,7 @@
 
 #include "lib/context.h"
 #include "lib/encoding.h"
+#include "lib/factor_view.h"
 #include "lib/result.h"
 #include "lib/tensor.h"
 #include "quant/grid.h"
@@ -26,8 +27,7 @@ Status QuantizeRtn(const Context& context, const Encoding& encoding, const float
 
 // The factor of a damped Hessian, shared by all linears that read the same input.
 struct HessianFactor {
-  int64_t k = 0;
-  const float* r = nullptr;           // [k, k] upper triangular, H + damp = R R^T
+  FactorView r;                       // [k, k] upper triangular, H + damp = R R^T
   std::span<const float> importance;  // [k] diagonal of H before damping: E[x_k^2] up to a factor
 };
 
@@ -37,7 +37,7 @@ struct HessianFactor {
 // Columns of large activations come first, as far as blocks allow (quant/gptq_order.h), and sweeps
 // improve the codes and scales of each block with all others known (quant/gptq_sweep.h): more of
 // them with more effort, none for kFast.
-// Errors: as QuantizeRtn. Precondition: MakeGrid(encoding, cols) exists and factor.k == cols.
+// Errors: as QuantizeRtn. Precondition: MakeGrid(encoding, cols) exists and factor.r.k() == cols.
 // For many tiles of one matrix see quant/gptq_plan.h.
 Status QuantizeGptq(const Context& context, const Encoding& encoding, const HessianFactor& factor,
                     const float* w, int64_t rows, int64_t cols, EncodedTensor* out,

@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #include "lib/context.h"
+#include "lib/panel_matrix.h"
+#include "lib/result.h"
 
 namespace pennyweight {
 
@@ -29,5 +31,8 @@ struct Shrinkage {
 // taken from the prior (scaled to the trace of the others). Symmetric, positive semidefinite again.
 Shrinkage ShrinkHessian(const Context& context, float* h, int64_t k, int64_t tokens,
                         const float* prior);
+// The same without a prior, of a Hessian in panels. Errors: those of its scratch file;
+// kInterrupted.
+Result<Shrinkage> ShrinkHessian(const Context& context, PanelMatrix* h, int64_t tokens);
 
 }  // namespace pennyweight

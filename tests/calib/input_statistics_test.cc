@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <limits>
 #include <random>
 
 #include "quant/shrink_hessian.h"
@@ -39,8 +40,9 @@ TEST_CASE("statistics: the correction is D (H + lambda I)^-1 and finds a linear 
     const std::vector<float> original = Moved(x, m, k);
     InputStatistics statistics(k, 0, true);
     const int64_t half = tokens / 2;
-    statistics.Add(context, x.data(), original.data(), half);
-    statistics.Add(context, x.data() + half * k, original.data() + half * k, tokens - half);
+    REQUIRE(statistics.Add(context, x.data(), original.data(), half).ok());
+    REQUIRE(statistics.Add(context, x.data() + half * k, original.data() + half * k, tokens - half)
+                .ok());
     const auto ok = statistics.Factor(context, 0.01);
     REQUIRE(ok.ok());
     REQUIRE(*ok);
@@ -78,7 +80,7 @@ TEST_CASE("statistics: without drift there is no correction, and the original is
   const Context context;
   const std::vector<float> x = Normals(200 * 8, 3);
   InputStatistics statistics(8, 0, false);
-  statistics.Add(context, x.data(), nullptr, 200);
+  REQUIRE(statistics.Add(context, x.data(), nullptr, 200).ok());
   REQUIRE(*statistics.Factor(context, 0.01));
   CHECK(statistics.correction() == nullptr);
 }
@@ -93,7 +95,7 @@ TEST_CASE("statistics: held-out rows are evenly spaced, paired, and not fitted t
   }
   InputStatistics statistics(k, tokens, true);
   const std::vector<float> unit{1, 0, 0, 0, 1, 0, 0, 0, 1};
-  statistics.Add(context, unit.data(), unit.data(), 3);
+  REQUIRE(statistics.Add(context, unit.data(), unit.data(), 3).ok());
   statistics.AddHeldOut(x.data(), original.data(), 1000);
   statistics.AddHeldOut(x.data() + 1000 * k, original.data() + 1000 * k, 1500);
   REQUIRE(*statistics.Factor(context, 0.03));
@@ -119,7 +121,7 @@ TEST_CASE("statistics: after a factorisation that failed everything can be added
   }
   const std::vector<float> original = Moved(x, Normals(k * k, 5, 0.1f), k);
   const auto add = [&](InputStatistics* to) {
-    to->Add(context, x.data(), original.data(), 60);
+    REQUIRE(to->Add(context, x.data(), original.data(), 60).ok());
     to->AddHeldOut(x.data() + 60 * k, original.data() + 60 * k, 30);
   };
   InputStatistics again(k, 30, true), fresh(k, 30, true);
@@ -132,7 +134,7 @@ TEST_CASE("statistics: after a factorisation that failed everything can be added
   CHECK(again.tokens() == 60);
   CHECK(again.heldout_rows() == 30);
   for (int64_t i = 0; i < k * k; ++i) {
-    CHECK(again.r()[i] == fresh.r()[i]);
+    CHECK(again.r().array()[i] == fresh.r().array()[i]);
     CHECK(again.correction()[i] == fresh.correction()[i]);
   }
 }
@@ -142,7 +144,7 @@ TEST_CASE("statistics: activations that are not finite are an error") {
   std::vector<float> x = Normals(100 * 4, 6);
   x[77] = std::numeric_limits<float>::infinity();
   InputStatistics statistics(4, 0, false);
-  statistics.Add(context, x.data(), nullptr, 100);
+  REQUIRE(statistics.Add(context, x.data(), nullptr, 100).ok());
   const auto ok = statistics.Factor(context, 0.01);
   REQUIRE_FALSE(ok.ok());
   CHECK(ok.error().code == ErrorCode::kNonFinite);
@@ -160,10 +162,10 @@ TEST_CASE("statistics: rescaled ones are those of the input divided by the scale
     divided_original[i] /= scale[i % k];
   }
   InputStatistics statistics(k, 100, true);
-  statistics.Add(context, x.data(), original.data(), 300);
+  REQUIRE(statistics.Add(context, x.data(), original.data(), 300).ok());
   statistics.AddHeldOut(x.data() + 300 * k, original.data() + 300 * k, 100);
   REQUIRE(*statistics.Factor(context, 0.01));
-  statistics.Rescale(scale);
+  REQUIRE(statistics.Rescale({}, scale).ok());
   for (int64_t i = 0; i < 100 * k; ++i) {
     CHECK(statistics.heldout()[i] == divided[300 * k + i]);
     CHECK(statistics.heldout_original()[i] == divided_original[300 * k + i]);
@@ -178,7 +180,7 @@ TEST_CASE("statistics: rescaled ones are those of the input divided by the scale
         size += std::abs(product);
       }
       for (int64_t c = j; c < k; ++c) {
-        have += double{statistics.r()[i * k + c]} * statistics.r()[j * k + c];
+        have += double{statistics.r().array()[i * k + c]} * statistics.r().array()[j * k + c];
       }
       CHECK(std::abs(have - want) < 1e-5 * size);
       if (i == j) CHECK(statistics.importance()[i] == doctest::Approx(want).epsilon(1e-5));
@@ -186,7 +188,7 @@ TEST_CASE("statistics: rescaled ones are those of the input divided by the scale
   }
   // W' = W S has the correction W' C' = (W C) S.
   InputStatistics plain(k, 0, true);
-  plain.Add(context, x.data(), original.data(), 300);
+  REQUIRE(plain.Add(context, x.data(), original.data(), 300).ok());
   REQUIRE(*plain.Factor(context, 0.01));
   const std::vector<float> w = Normals(k, 9);
   for (int64_t j = 0; j < k; ++j) {
@@ -220,10 +222,10 @@ TEST_CASE(
   constexpr int64_t k = 6;
   const std::vector<float> x = Normals(500 * k, 10);
   InputStatistics statistics(k, 0, false);
-  statistics.Add(context, x.data(), nullptr, 500);
+  REQUIRE(statistics.Add(context, x.data(), nullptr, 500).ok());
   REQUIRE(*statistics.Factor(context, 0.01, 1.0));
   for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = i + 1; j < k; ++j) CHECK(statistics.r()[i * k + j] == 0);
+    for (int64_t j = i + 1; j < k; ++j) CHECK(statistics.r().array()[i * k + j] == 0);
   }
   std::optional<FactorAttempt> attempt = FactorAttempt{};
   std::vector<double> damps;
@@ -247,14 +249,14 @@ TEST_CASE("statistics: of few tokens the Hessian and the correction are shrunk")
   const double part = ShrinkHessian(context, shrunk.data(), k, tokens, nullptr).intensity;
   CHECK(part > 0.5);
   InputStatistics statistics(k, 0, true);
-  statistics.Add(context, x.data(), original.data(), tokens);
+  REQUIRE(statistics.Add(context, x.data(), original.data(), tokens).ok());
   REQUIRE(*statistics.Factor(context, 0.01));
   std::vector<double> damped(k * k);
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = i; j < k; ++j) {
       double have = i == j ? -statistics.added()[i] : 0.0;
       for (int64_t c = j; c < k; ++c) {
-        have += double{statistics.r()[i * k + c]} * statistics.r()[j * k + c];
+        have += double{statistics.r().array()[i * k + c]} * statistics.r().array()[j * k + c];
       }
       CHECK(have == doctest::Approx(shrunk[i * k + j]).epsilon(1e-3));
       damped[i * k + j] = damped[j * k + i] =
@@ -279,10 +281,87 @@ TEST_CASE("statistics: held-out activations that are not finite are an error") {
   const Context context;
   std::vector<float> x = Normals(100 * 4, 11);
   InputStatistics statistics(4, 20, false);
-  statistics.Add(context, x.data(), nullptr, 80);
+  REQUIRE(statistics.Add(context, x.data(), nullptr, 80).ok());
   x[90 * 4] = std::numeric_limits<float>::quiet_NaN();
   statistics.AddHeldOut(x.data() + 80 * 4, x.data() + 80 * 4, 20);
   CHECK(statistics.Factor(context, 0.01).error().code == ErrorCode::kNonFinite);
+}
+
+TEST_CASE("statistics: a Hessian in panels gives the factor of one in memory") {
+  Context context;
+  context.threads = 2;
+  constexpr int64_t k = 150, panel = 40;
+  for (const int64_t tokens : {60L, InputStatistics::kFewTokens * k}) {
+    CAPTURE(tokens);
+    const std::vector<float> x = Normals(static_cast<size_t>(tokens * k), 41);
+    auto panels =
+        PanelMatrix::CreateInPanels(k, uint64_t{6} * panel * panel * sizeof(float), "/tmp", panel);
+    REQUIRE(panels.ok());
+    REQUIRE(panels->scratch_bytes() > 0);
+    InputStatistics wide(k, 0, true, std::move(*panels)), plain(k, 0, false);
+    CHECK_FALSE(wide.with_drift());
+    for (InputStatistics* each : {&wide, &plain}) {
+      // What failed before leaves nothing behind.
+      std::vector<float> rank_one(x.begin(), x.begin() + k);
+      REQUIRE(each->Add(context, rank_one.data(), nullptr, 1).ok());
+      for (float& v : rank_one) v = -2 * v;
+      REQUIRE(each->Add(context, rank_one.data(), nullptr, 1).ok());
+      const auto failed = each->Factor(context, -0.5);
+      REQUIRE(failed.ok());
+      CHECK_FALSE(*failed);
+      REQUIRE(each->Add(context, x.data(), nullptr, tokens / 2).ok());
+      REQUIRE(each->Add(context, x.data() + tokens / 2 * k, nullptr, tokens - tokens / 2).ok());
+      const auto factored = each->Factor(context, 0.01, 0.25);
+      REQUIRE(factored.ok());
+      REQUIRE(*factored);
+    }
+    CHECK(wide.tokens() == tokens);
+    CHECK(wide.r().array() == nullptr);
+    CHECK(wide.added()[0] == doctest::Approx(plain.added()[0]).epsilon(1e-12));
+    const auto compare = [&] {
+      std::vector<float> buffer;
+      const auto all = wide.r().Read(context, 0, k, 0, k, &buffer);
+      REQUIRE(all.ok());
+      for (int64_t i = 0; i < k; ++i) {
+        CHECK(wide.importance()[i] == doctest::Approx(plain.importance()[i]).epsilon(1e-6));
+        for (int64_t j = i; j < k; ++j) {
+          const float want = plain.r().array()[i * k + j];
+          CHECK(std::abs(*all->At(i, j) - want) < 2e-5 * plain.r().array()[j * k + j]);
+        }
+      }
+    };
+    compare();
+    const std::vector<float> m = Normals(7 * k, 42);
+    const auto want = NormThroughFactor(context, m.data(), 7, plain.r());
+    const auto got = NormThroughFactor(context, m.data(), 7, wide.r());
+    REQUIRE(want.ok());
+    REQUIRE(got.ok());
+    CHECK(*got == doctest::Approx(*want).epsilon(1e-5));
+    const std::vector<float> scale = Normals(k, 43);
+    REQUIRE(wide.Rescale(context, scale).ok());
+    REQUIRE(plain.Rescale(context, scale).ok());
+    std::vector<float> buffer;
+    const auto row = wide.r().Read(context, 3, 1, 3, k - 3, &buffer);
+    REQUIRE(row.ok());
+    for (int64_t j = 3; j < k; ++j) {
+      const float unscaled = plain.r().array()[3 * k + j];
+      CHECK(std::abs(*row->At(0, j - 3) - unscaled) <
+            2e-5 * std::abs(plain.r().array()[3 * k + 3]) + 2e-5 * std::abs(unscaled));
+    }
+  }
+}
+
+TEST_CASE("statistics: in panels, too, activations that are not finite are an error") {
+  constexpr int64_t k = 90;
+  std::vector<float> x = Normals(100 * k, 44);
+  x[17 * k + 80] = std::numeric_limits<float>::quiet_NaN();
+  auto panels = PanelMatrix::CreateInPanels(k, uint64_t{1} << 20, "/tmp", 40);
+  REQUIRE(panels.ok());
+  InputStatistics wide(k, 0, false, std::move(*panels));
+  REQUIRE(wide.Add({}, x.data(), nullptr, 100).ok());
+  const auto factored = wide.Factor({}, 0.01);
+  REQUIRE_FALSE(factored.ok());
+  CHECK(factored.error().code == ErrorCode::kNonFinite);
 }
 
 }  // namespace

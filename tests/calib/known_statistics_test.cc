@@ -185,7 +185,7 @@ TEST_CASE("known statistics: gptq by a file's Hessian is gptq by the same tokens
   CHECK(done == std::vector<char>{1, 1, 0});
 
   InputStatistics direct(kCols, 0, false);
-  direct.Add({}, bench.x.data(), nullptr, kTokens);
+  REQUIRE(direct.Add({}, bench.x.data(), nullptr, kTokens).ok());
   REQUIRE(*direct.Factor({}, kDamp));
   for (const size_t i : {0u, 1u}) {
     MatrixJob matrix;

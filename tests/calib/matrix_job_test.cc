@@ -55,7 +55,7 @@ struct Bench {
   Outcome Run(Method method, bool with_drift) {
     const Context context;
     InputStatistics statistics(kCols, kTokens, with_drift);
-    statistics.Add(context, x.data(), original.data(), kTokens);
+    REQUIRE(statistics.Add(context, x.data(), original.data(), kTokens).ok());
     statistics.AddHeldOut(heldout.data(), heldout_original.data(), kTokens);
     REQUIRE(*statistics.Factor(context, kDamp));
     Choice choice;

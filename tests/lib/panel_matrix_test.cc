@@ -91,6 +91,40 @@ TEST_CASE("panel matrix: the bytes of the same matrix in memory") {
   CheckAgainstMemory(450, 100, 0.0, 5);
 }
 
+TEST_CASE("panel matrix: every element is visited once, changes are kept, and zeros come again") {
+  const int64_t k = 130, panel = 40;
+  for (const uint64_t panels : {4u, 6u, 100u}) {
+    CAPTURE(panels);
+    auto made =
+        PanelMatrix::CreateInPanels(k, panels * panel * panel * sizeof(float), ScratchDir(), panel);
+    REQUIRE(made.ok());
+    const auto number = [&](const PanelMatrix::Panel& at, int64_t r) {
+      for (int64_t c = 0; c < at.columns; ++c) {
+        at.data[r * at.columns + c] += static_cast<float>((at.row + r) * k + at.column + c);
+      }
+    };
+    REQUIRE(made->VisitRows(Threads(2), true, number).ok());
+    const auto check = [&](float factor) {
+      const std::vector<float> all = ReadAll(*made);
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < k * k; ++i) {
+        const float want = i / k <= i % k ? factor * static_cast<float>(i) : 0;
+        wrong += all[static_cast<size_t>(i)] != want;
+      }
+      CHECK(wrong == 0);
+    };
+    check(1);
+    std::atomic<int64_t> rows = 0;
+    REQUIRE(made->VisitRows(Threads(2), false, [&](const PanelMatrix::Panel&, int64_t) { ++rows; })
+                .ok());
+    CHECK(rows == 40 + 80 + 120 + 130);
+    made->Clear();
+    check(0);
+    REQUIRE(made->VisitRows(Threads(2), true, number).ok());
+    check(1);
+  }
+}
+
 TEST_CASE("panel matrix: the panels of FactorUpper itself") {
   const int64_t k = linalg::kPanel + 70;
   const uint64_t least = PanelMatrix::LeastBytes(k);

@@ -22,7 +22,7 @@ struct Problem {
   std::vector<float> r;
   std::vector<float> diagonal;
 
-  HessianFactor factor() const { return {k, r.data(), diagonal}; }
+  HessianFactor factor() const { return {{k, r.data()}, diagonal}; }
 };
 
 Problem MakeProblem(int64_t k, uint32_t seed) {
@@ -311,6 +311,51 @@ TEST_CASE("ragged rows, uncorrelated inputs and non-finite weights") {
       QuantizeGptq({}, Encoding::Block(BlockType::kQ4_K), p.factor(), w.data(), rows, k, &out);
   REQUIRE_FALSE(refused.ok());
   CHECK(refused.error().code == ErrorCode::kUnsupported);
+}
+
+TEST_CASE("gptq takes a factor in panels: the same codes, whatever lies in the scratch file") {
+  const int64_t rows = 40, k = 640, panel = 96;
+  const std::vector<float> x = RandomActivations(2 * k, k, 31);
+  std::vector<float> h(static_cast<size_t>(k * k));
+  Context context;
+  context.threads = 2;
+  // By the panels of a product and a factor of one array, so that R has the same bytes.
+  const auto fill = [&](PanelMatrix* panels) {
+    REQUIRE(panels->AddProduct(context, 2 * k, x.data(), k).ok());
+    REQUIRE(panels->ScaleAndAdd(context, 1.0f / static_cast<float>(2 * k), 0.05f).ok());
+    const auto factored = panels->Factor(context);
+    REQUIRE(factored.ok());
+    REQUIRE(*factored);
+  };
+  auto all = PanelMatrix::CreateInPanels(k, uint64_t{1} << 30, "/tmp", panel);
+  auto few =
+      PanelMatrix::CreateInPanels(k, uint64_t{5} * panel * panel * sizeof(float), "/tmp", panel);
+  REQUIRE(all.ok());
+  REQUIRE(few.ok());
+  REQUIRE(all->scratch_bytes() == 0);
+  REQUIRE(few->scratch_bytes() > 0);
+  fill(&*all);
+  fill(&*few);
+  REQUIRE(all->Read(context, 0, k, 0, k, h.data(), k).ok());
+  const std::vector<float> w = RandomWeights(rows * k, 32);
+  // Short blocks, blocks longer than gptq's panel, and rows that are one block.
+  for (const auto& encoding : {Encoding::Integer(Ints(4, 32, false, DType::kF16)),
+                               Encoding::Integer(Ints(4, 320, true, DType::kF16)),
+                               Encoding::Integer(Ints(8, 0, true, DType::kF32))}) {
+    CAPTURE(encoding.Name());
+    EncodedTensor want, resident, spilled;
+    // Without importance columns keep their order, as those of panels do.
+    REQUIRE(QuantizeGptq(context, encoding, {{k, h.data()}, {}}, w.data(), rows, k, &want).ok());
+    REQUIRE(
+        QuantizeGptq(context, encoding, {FactorView(*all), {}}, w.data(), rows, k, &resident).ok());
+    REQUIRE(
+        QuantizeGptq(context, encoding, {FactorView(*few), {}}, w.data(), rows, k, &spilled).ok());
+    CHECK(resident.codes == want.codes);
+    CHECK(resident.scales == want.scales);
+    CHECK(spilled.codes == want.codes);
+    CHECK(spilled.scales == want.scales);
+    CHECK(spilled.zeros == want.zeros);
+  }
 }
 
 }  // namespace

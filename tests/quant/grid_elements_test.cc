@@ -117,7 +117,7 @@ TEST_CASE("gptq lowers the output error of element types, and sweeps lower it fu
     diagonal.push_back(static_cast<float>(h[static_cast<size_t>(i * (k + 1))]));
   }
   REQUIRE(FactorUpper({}, k, r.data(), k));
-  const HessianFactor factor{k, r.data(), diagonal};
+  const HessianFactor factor{{k, r.data()}, diagonal};
   const std::vector<float> w = RandomWeights(rows * k, 3);
   for (const Encoding& encoding : Cases()) {
     CAPTURE(encoding.Name());

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -30,7 +31,7 @@ double LossUnder(std::vector<float> h, const std::vector<double>& truth,
   REQUIRE(FactorUpper({}, k, h.data(), k));
   EncodedTensor out;
   REQUIRE(QuantizeGptq({}, Encoding::Integer(Ints(3, 32, false, DType::kF16)),
-                       {k, h.data(), diagonal}, w.data(), rows, k, &out)
+                       {{k, h.data()}, diagonal}, w.data(), rows, k, &out)
               .ok());
   std::vector<float> v(w.size());
   DecodeRows(out, 0, rows, v.data());
@@ -119,6 +120,35 @@ TEST_CASE("no tokens, unseen columns, values that are not finite; threads do not
   const std::vector<float> before = broken;
   CHECK(ShrinkHessian({}, broken.data(), k, 30, nullptr).intensity == 0);
   CHECK(broken[2 * k + 6] == before[2 * k + 6]);
+}
+
+TEST_CASE("a Hessian in panels is shrunk as one in memory is") {
+  const int64_t k = 128;
+  for (const int64_t tokens : {0, 16, 96}) {
+    CAPTURE(tokens);
+    const std::vector<float> x = RandomActivations(std::max<int64_t>(1, tokens), k, 21);
+    std::vector<float> h(static_cast<size_t>(k * k));
+    auto panels = PanelMatrix::CreateInPanels(k, uint64_t{4} * 40 * 40 * sizeof(float), "/tmp", 40);
+    REQUIRE(panels.ok());
+    REQUIRE(panels->scratch_bytes() > 0);
+    if (tokens > 0) {
+      SyrkUpper({}, tokens, k, x.data(), k, h.data(), k);
+      REQUIRE(panels->AddProduct({}, tokens, x.data(), k).ok());
+    }
+    const Shrinkage want = ShrinkHessian({}, h.data(), k, tokens, nullptr);
+    const auto got = ShrinkHessian({}, &*panels, tokens);
+    REQUIRE(got.ok());
+    CHECK(got->intensity == doctest::Approx(want.intensity).epsilon(1e-12));
+    CHECK_FALSE(got->to_prior);
+    std::vector<float> read(h.size());
+    REQUIRE(panels->Read({}, 0, k, 0, k, read.data(), k).ok());
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = i; j < k; ++j) {
+        CHECK(read[static_cast<size_t>(i * k + j)] ==
+              doctest::Approx(h[static_cast<size_t>(i * k + j)]).epsilon(1e-6));
+      }
+    }
+  }
 }
 
 }  // namespace
