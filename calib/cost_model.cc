@@ -283,6 +283,32 @@ uint64_t StreamBytes(const Context& context, const WalkInput& input) {
   return kProgram + fit * largest;
 }
 
+// The Hessian of the widest input, where it lies in panels.
+struct WidePanels {
+  uint64_t resident = 0;  // beside the fewest that LayerWalk::WorkingBytes counts
+  uint64_t scratch = 0;
+  double passes = 0;  // over the scratch file, in all layers
+};
+
+WidePanels CountPanels(const WalkInput& input, uint64_t spare) {
+  // Changed by each chunk of tokens, and half a dozen times until it is factored; read for each of
+  // gptq's blocks of rows: to code them, for the slopes, twice for sweeps, and to measure errors.
+  constexpr double kFactorPasses = 15, kRowsPasses = 6, kBlockRows = 512;
+  WidePanels panels;
+  const int64_t k = LayerWalk::PanelWidth(input);
+  if (k == 0) return panels;
+  const ModelConfig& c = *input.model->config;
+  const uint64_t full = PanelMatrix::FullBytes(k), more = full - PanelMatrix::LeastBytes(k);
+  panels.resident = std::min(more, spare);
+  if (panels.resident == more) return panels;
+  panels.scratch = full - spare;
+  const auto chunks = static_cast<double>(input.windows->tokens()) / WalkTokens::kChunkTokens;
+  panels.passes = static_cast<double>(c.layers) *
+                  (2 * chunks + kFactorPasses +
+                   kRowsPasses * std::ceil(static_cast<double>(c.hidden_size) / kBlockRows));
+  return panels;
+}
+
 }  // namespace
 
 CostPlan PredictCost(const Context& context, const WalkInput& input, const CostRates& rates,
@@ -290,6 +316,7 @@ CostPlan PredictCost(const Context& context, const WalkInput& input, const CostR
   CostPlan plan;
   plan.output_bytes = output_bytes;
   plan.peak_rss_bytes = StreamBytes(context, input);
+  double passes_bytes = 0;  // of panels, read again and again
   if (input.windows != nullptr) {
     const uint64_t working = LayerWalk::WorkingBytes(input);
     const uint64_t hidden = LayerWalk::HiddenBytes(input);
@@ -297,18 +324,17 @@ CostPlan PredictCost(const Context& context, const WalkInput& input, const CostR
     plan.peak_rss_bytes = working + (spills ? 0 : hidden);
     // The streams that were kept behind two layers, and those that are worked on.
     plan.scratch_bytes = (spills ? 3 : 2) * hidden;
-    if (const int64_t wide = LayerWalk::PanelWidth(input); wide > 0) {
-      const uint64_t spare =
-          context.memory_limit - std::min(context.memory_limit, plan.peak_rss_bytes);
-      const uint64_t full = PanelMatrix::FullBytes(wide);
-      const uint64_t more = full - PanelMatrix::LeastBytes(wide);
-      plan.peak_rss_bytes += std::min(more, spare);
-      if (spare < more) plan.scratch_bytes += full - spare;
-    }
+    const uint64_t spare =
+        context.memory_limit - std::min(context.memory_limit, plan.peak_rss_bytes);
+    const WidePanels panels = CountPanels(input, spare);
+    plan.peak_rss_bytes += panels.resident;
+    plan.scratch_bytes += panels.scratch;
+    passes_bytes = panels.passes * static_cast<double>(panels.scratch);
   }
   plan.fits = plan.peak_rss_bytes <= context.memory_limit;
   Seconds s = Counter(input, rates).Count();
   s.writing += Over(static_cast<double>(output_bytes), rates.write);
+  s.reading += Over(passes_bytes, rates.read);
   plan.phases = {{"reading", s.reading}, {"forward", s.forward}, {"hessian", s.hessian},
                  {"factor", s.factor},   {"search", s.search},   {"quantize", s.quantize},
                  {"measure", s.measure}, {"writing", s.writing}};

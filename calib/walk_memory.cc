@@ -97,6 +97,7 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
   const int64_t heldout = HeldOutTokens(*input.windows);
   int64_t chunk = WalkTokens::kChunkTokens;
   for (const int64_t n : input.windows->lengths) chunk = std::max(chunk, n);
+  chunk = std::min(chunk, input.windows->tokens());
   // Rows of the experts' part of a chunk, and all else that is alive between two steps. Twice the
   // widest: the copy of a stage's input, and the differences that its correction is made from.
   const int64_t per_token = c.experts == 0      ? 1
@@ -122,7 +123,10 @@ uint64_t LayerWalk::WorkingBytes(const WalkInput& input) {
   }
   bytes += statistics;
   // gptq's factor in the order of coding.
-  const int64_t reordered = std::min(widest, GptqPlan::kMostReordered);
+  int64_t reordered = 0;
+  for (const auto& [k, in_panels] : InputWidths(c)) {
+    if (k <= GptqPlan::kMostReordered) reordered = std::max(reordered, k);
+  }
   if (drift) bytes += static_cast<uint64_t>(reordered * reordered) * sizeof(float);
   // What experts have in common.
   if (c.experts > 0) bytes += static_cast<uint64_t>(widest * widest) * sizeof(float);

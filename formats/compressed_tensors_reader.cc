@@ -230,7 +230,13 @@ Status PackedLinear::Add(const std::vector<GroupRule>& rules, Packing* packing) 
   PW_TRY(CheckForms());
   PW_ASSIGN(const Shape shape, ReadShape());
   std::string reasons;
-  for (const GroupRule& rule : rules) {
+  // The one scale of a row shorter than a group agrees with that group's rule, too: rules that rows
+  // divide by come first.
+  std::vector<GroupRule> sorted = rules;
+  std::stable_partition(sorted.begin(), sorted.end(), [&](const GroupRule& rule) {
+    return rule.group_size == 0 || shape[1] % rule.group_size == 0;
+  });
+  for (const GroupRule& rule : sorted) {
     std::string why = Mismatch(rule, shape, true);
     if (why.empty()) return AddAs(rule, shape, true, packing);
     // Where values do not divide words, version 0.16 and before left bits of each word unused.

@@ -93,4 +93,12 @@ grep -q '"-:^model\\\\.layers\\\\.1\\\\.mlp\\\\.down_proj\$"' "$WORK/d/config.js
 run inspect "$WORK/d"
 grep -q "layers.1.mlp.down_proj.weight *bf16" "$WORK/stdout" || fail "a weight that was kept is not"
 
+# Two rules of one checkpoint agree with a row that is shorter than a group: it has one scale.
+"$MAKE_LLAMA" "$WORK/narrow" "$MODEL" hidden=64 ffn=256 layers=1 heads=2 kv_heads=1 vocab=2048 ||
+  fail "make_llama"
+run quantize "$WORK/narrow" -o "$WORK/e" --to compressed-tensors --type int4_g128 --method rtn
+run inspect "$WORK/e"
+grep -q "mlp.up_proj.weight *int4_channel" "$WORK/stdout" || fail "a short row has groups"
+grep -q "mlp.down_proj.weight *int4_g128" "$WORK/stdout" || fail "a long row has no groups"
+
 exit $failed
