@@ -1,7 +1,5 @@
 #include "lib/factor_view.h"
 
-#include <algorithm>
-
 namespace pennyweight {
 
 Result<FactorView::Strip> FactorView::Read(const Context& context, int64_t row, int64_t rows,
